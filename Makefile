@@ -1,0 +1,61 @@
+# Everything runs in .venv, made on first use; PYTHON=python3.12 make test picks the Python it is made with.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+# Another interpreter for `make bench-gpu`, such as that of a machine whose torch is already installed.
+BENCH_PYTHON ?= $(BIN)/python
+PUBLIC := -m laconic -m laconic.errors -p laconic.rewards -p laconic.rollout -p laconic.train -p laconic.eval -m laconic.cli
+
+.PHONY: help run test lint types pytest docs-check soak claims claims-fresh bench-gpu clean venv-run venv-test
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+run: venv-run ## the demo: base model -> RL -> evaluation of both -> report in runs/demo/
+	$(BIN)/laconic demo
+
+test: venv-test ## lint, types and all tests
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory pytest
+
+lint: venv-test ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory types
+
+# The clone's folder may have any name; the link tells the type checker that it is `laconic`.
+types: venv-test
+	@mkdir -p .typecheck && ln -sfn .. .typecheck/laconic
+	$(BIN)/mypy $(PUBLIC)
+
+pytest: venv-test
+	$(BIN)/pytest
+
+docs-check: venv-test ## links and file names in the documentation
+	$(BIN)/pytest tests/test_docs.py
+
+soak: venv-test ## ten kills at random moments of a run, instead of three
+	LACONIC_SOAK_KILLS=10 $(BIN)/pytest -m soak
+
+claims: venv-test ## do the figures in benchmarks/results hold?
+	$(BIN)/python benchmarks/check_claims.py
+
+claims-fresh: venv-test ## measure every figure again, then check
+	$(BIN)/python benchmarks/check_claims.py --fresh
+
+# The link stands in for an installation, so that BENCH_PYTHON needs the dependencies only.
+bench-gpu: ## the GPU measurements, in one call
+	@if ! nvidia-smi -L 2>/dev/null | grep -q GPU; then echo "no GPU: nothing measured"; exit 0; fi; set -e; \
+	if [ "$(BENCH_PYTHON)" = "$(BIN)/python" ]; then bash install/venv.sh test; fi; \
+	mkdir -p .typecheck; ln -sfn .. .typecheck/laconic; export PYTHONPATH=.typecheck; \
+	for name in engine train_step; do $(BENCH_PYTHON) benchmarks/$$name.py --device cuda; done
+
+venv-run:
+	@bash install/venv.sh run
+
+venv-test:
+	@bash install/venv.sh test
+
+clean: ## remove what was built and installed; runs/ stays
+	rm -rf .venv .typecheck build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
