@@ -1,0 +1,234 @@
+"""An evaluation end to end on a scripted engine: rows, summary, resuming, caching, comparing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from laconic.errors import ConfigError, DataError
+from laconic.eval.cost import linear_costs, load_hardware
+from laconic.eval.model_spec import ModelSpec
+from laconic.eval.paired import compare_runs
+from laconic.eval.records import read_samples, read_shards, to_samples
+from laconic.eval.run import EvalResult, evaluate
+from laconic.eval.settings import EvalConfig
+from laconic.eval.tasks.load import load_problems
+from laconic.eval.tasks.settings import TaskSettings
+from laconic.eval.thinking import end_think_ids, think_split
+from laconic.rewards.verdict import Item, Judgement
+from laconic.rewards.verifiers.exact import judge
+from laconic.rollout.engines.fake import ScriptedEngine
+from laconic.train.thinker.tokenizer import build_tokenizer
+
+TOKENIZER = build_tokenizer()
+EOS = TOKENIZER.eos_token_id
+PROBLEMS = load_problems(TaskSettings(), "test", 12)
+GOLD = {tuple(TOKENIZER(p.prompt)["input_ids"]): p.gold for p in PROBLEMS}
+
+
+class Judges:
+    """The exact verifier in this process."""
+
+    def __init__(self) -> None:
+        self.judged = 0
+
+    def judge(self, items: Sequence[Item]) -> list[Judgement]:
+        self.judged += len(items)
+        return [judge(item.response, item.gold) for item in items]
+
+
+class Killed(BaseException):
+    """What a killed run looks like from inside."""
+
+
+def model(seed: int = 0) -> Qwen2ForCausalLM:
+    torch.manual_seed(seed)
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+            intermediate_size=32, max_position_embeddings=256, tie_word_embeddings=True,
+        )
+    )  # fmt: skip
+
+
+def engine(passes: int = 3, wrong_every: int = 4, calls: list[int] | None = None) -> ScriptedEngine:
+    """Thinks ``passes`` passes of four tokens plus one per sample; sample ``wrong_every - 1`` is wrong."""
+
+    def script(context: tuple[int, ...], request: Any) -> list[int]:
+        leaf = request.noise.leaf
+        if calls is not None:
+            calls.append(request.noise.group)
+        answer = GOLD[context] if leaf % wrong_every != wrong_every - 1 else "+"
+        text = "<think>" + "1+1=" * passes + "2" * leaf + "</think>" + answer
+        return [*TOKENIZER(text)["input_ids"], EOS]
+
+    return ScriptedEngine(script, eos_ids=(EOS,))
+
+
+def run(out: Path | None = None, passes: int = 3, **changes: Any) -> EvalResult:
+    arguments = {
+        "engine": engine(passes), "pool": Judges(), "k": 4, "max_completion": 64, "out_dir": out, "shard_problems": 5,
+    } | changes  # fmt: skip
+    return evaluate(arguments.pop("model", model()), TOKENIZER, arguments.pop("problems", PROBLEMS), **arguments)
+
+
+def test_rows_hold_what_was_sampled_and_judged(tmp_path: Path) -> None:
+    result = run(tmp_path / "base")
+    rows = to_samples(read_samples(tmp_path / "base"))
+    assert [(row.problem_id, row.sample_idx) for row in rows] == [(p.id, i) for p in PROBLEMS for i in range(4)]
+    row = rows[1]
+    assert TOKENIZER.decode(row.response_token_ids) == f"<think>1+1=1+1=1+1=2</think>{PROBLEMS[0].gold}<eos>"
+    assert (row.n_response, row.n_think, row.n_answer) == (17, 15, 2)
+    assert (row.verdict, row.pred_raw, row.finish_reason, row.run_id) == ("right", PROBLEMS[0].gold, "eos", "base")
+    assert row.mean_logprob == -np.arange(1, 18).mean() / 8
+    assert rows[3].correct is False and result.accuracy == 0.75
+    assert result.samples.equals(read_samples(tmp_path / "base"))
+
+
+def test_summary_says_what_the_rows_say(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    result = run(tmp_path / "base", progress=lambda done, total: seen.append((done, total)))
+    summary = json.loads((tmp_path / "base" / "summary.json").read_text())
+    assert summary == result.summary
+    left = sorted(path.name for path in (tmp_path / "base").iterdir())
+    assert left == ["eval.json", "samples.parquet", "summary.json"]
+    assert seen[0] == (0, 48) and seen[-1] == (48, 48) and seen == sorted(seen)
+    overall = summary["overall"]
+    assert [block["task"] for block in summary["tasks"]] == ["chain", "search"]
+    assert (overall["n"], overall["k"], overall["n_samples"]) == (12, 4, 48)
+    assert overall["tokens"]["mean"] == 17.5 and overall["efficiency"]["tpc"] == pytest.approx(17.5 / 0.75)
+    assert overall["accuracy"]["pass_at"] == {"1": 0.75, "2": 1.0, "4": 1.0}
+    assert overall["accuracy"]["avg_at_k"]["interval"] == "wilson"
+    assert overall["health"]["verdicts"] == {"right": 36, "wrong": 12}
+    assert [row["level"] for row in overall["levels"]] == [1, 2, 3, 4, 5, 6]
+    spec, table = ModelSpec.from_config(model().config), result.samples
+    costs = linear_costs(spec, load_hardware(), table["n_prompt"].to_numpy(), table["n_response"].to_numpy())
+    assert overall["cost"]["gpu_s"]["64"] == pytest.approx(costs.gpu_s(64).mean(), rel=1e-12)
+    assert summary["model"]["parameters"] == model().num_parameters()
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole")
+    calls: list[int] = []
+
+    def die(done: int, total: int) -> None:
+        if done >= 24:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", engine=engine(calls=calls), progress=die)
+    assert len(read_shards(tmp_path / "killed")) == 20
+    calls.clear()
+    again = run(tmp_path / "killed", engine=engine(calls=calls))
+    assert set(calls) == set(range(5, 12))
+    without = [name for name in whole.samples.column_names if name != "run_id"]
+    assert again.samples.select(without).equals(whole.samples.select(without))
+    assert again.summary["overall"] == whole.summary["overall"]
+    judges = Judges()
+    finished = run(tmp_path / "killed", engine=engine(calls=calls), pool=judges)
+    assert judges.judged == 0 and finished.summary["overall"] == whole.summary["overall"]
+
+
+def test_a_folder_of_another_evaluation_is_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(ConfigError, match="different: max_completion"):
+        run(tmp_path, max_completion=65)
+    with pytest.raises(ConfigError, match="the weights or the tokenizer"):
+        run(tmp_path, model=model(1))
+
+
+def test_samples_are_cached_by_weights_and_settings(tmp_path: Path) -> None:
+    first = run(tmp_path / "a", cache_dir=tmp_path / "cache")
+    judges = Judges()
+    second = run(tmp_path / "b", cache_dir=tmp_path / "cache", pool=judges)
+    assert judges.judged == 0 and second.summary["cached"] and not first.summary["cached"]
+    assert second.summary["overall"] == first.summary["overall"] and second.summary["run_id"] == "b"
+    run(None, cache_dir=tmp_path / "cache", pool=judges, seed=1)
+    assert judges.judged == 48
+    saved = tmp_path / "model"
+    model().save_pretrained(saved)
+    run(None, cache_dir=tmp_path / "cache", pool=judges, model=saved)
+    run(None, cache_dir=tmp_path / "cache", pool=judges, model=str(saved))
+    assert judges.judged == 96
+
+
+def test_truncated_answers_stay_in_the_denominator() -> None:
+    result = run(None, max_completion=13)
+    tokens = result.summary["overall"]["tokens"]
+    assert tokens["trunc_rate"] == 1.0 and tokens["mean"] == 13 and tokens["not_truncated_mean"] is None
+    assert result.accuracy == 0 and result.summary["overall"]["efficiency"]["tpc"] is None
+    assert result.summary["overall"]["cost"]["gpu_s_per_correct"] == {"1": None, "64": None}
+    assert not any(result.samples["think_closed"].to_pylist()) and tokens["think_mean"] == 13
+
+
+def test_comparison_is_paired_and_refuses_different_settings(tmp_path: Path) -> None:
+    run(tmp_path / "base", passes=5)
+    run(tmp_path / "new", passes=1)
+    found = compare_runs(tmp_path / "base", tmp_path / "new", draws=500)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    overall = found["overall"]
+    assert overall["tokens"]["ratio"] == pytest.approx(9.5 / 25.5)
+    assert overall["accuracy"]["delta"] == 0 and overall["accuracy"]["verdict"] == "undecided"
+    assert overall["aes"]["value"] == pytest.approx(1 - 9.5 / 25.5)
+    assert [block["task"] for block in found["tasks"]] == ["chain", "search"]
+    assert overall["cost"]["gpu_s_ratio"]["64"] < 1 and len(overall["levels"]) == 6
+    assert overall["pass_at"]["1"] == {"base": 0.75, "new": 0.75, "delta": 0}
+    run(tmp_path / "other", passes=1, k=2, max_completion=60)
+    with pytest.raises(ConfigError, match="k: 4 and 2; cap: 64 and 60"):
+        compare_runs(tmp_path / "base", tmp_path / "other")
+    loose = compare_runs(tmp_path / "base", tmp_path / "other", allow_different=True, draws=100)
+    assert loose["different"] == ["k: 4 and 2", "cap: 64 and 60"] and loose["overall"]["n"] == 12
+
+
+def test_a_run_equals_itself(tmp_path: Path) -> None:
+    run(tmp_path)
+    overall = compare_runs(tmp_path, tmp_path, draws=100)["overall"]
+    assert (overall["accuracy"]["delta"], overall["tokens"]["ratio"], overall["aes"]["value"]) == (0, 1, 0)
+    assert overall["cost"]["gpu_s_ratio"] == {"1": 1, "64": 1}
+
+
+def test_unfinished_runs_and_foreign_tasks_cannot_be_compared(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no summary.json"):
+        compare_runs(tmp_path, tmp_path)
+    run(tmp_path / "a", problems=PROBLEMS[:2])
+    run(tmp_path / "b", problems=PROBLEMS[2:4])
+    with pytest.raises(ConfigError, match="problems"):
+        compare_runs(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(DataError, match="no problem in common"):
+        compare_runs(tmp_path / "a", tmp_path / "b", allow_different=True)
+
+
+def test_problems_that_cannot_be_evaluated_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no problems"):
+        run(None, problems=[])
+    with pytest.raises(DataError, match="repeat the id"):
+        run(None, problems=[PROBLEMS[0], PROBLEMS[0]])
+    with pytest.raises(DataError, match="exceeds the context of 1024"):
+        run(None, max_completion=1020)
+    with pytest.raises(DataError, match="no weights in"):
+        run(None, model=tmp_path)
+
+
+def test_thoughts_end_at_the_last_marker() -> None:
+    (end,) = end_think_ids(TOKENIZER, "</think>")
+    assert think_split(np.array([5, end, 6, end, 7, 1], np.int32), (end,)) == (4, True)
+    assert think_split(np.array([5, 6], np.int32), (end,)) == (2, False)
+    assert think_split(np.array([5, 6, 7], np.int32), (5, 6)) == (2, True)
+    assert think_split(np.array([5], np.int32), (5, 6)) == (1, False)
+    assert think_split(np.empty(0, np.int32), (end,)) == (0, False)
+    assert think_split(np.array([5, 6], np.int32), None) == (0, False)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"k": 0}, {"top_p": 0.0}, {"temperature": -1.0}, {"batches": ()}, {"margin": 0.0}, {"problems": 0}]
+)
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="eval"):
+        EvalConfig(**wrong)
