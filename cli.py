@@ -1,0 +1,249 @@
+"""The ``laconic`` command. Heavy things are imported inside a command only, so that ``--help`` answers at once.
+
+Exit status: 0 on success, 2 on wrong usage (a bad setting included), 1 when a run, file or check fails, 130 after
+Ctrl-C. A mistake a user can mend is one line on stderr, without a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .errors import ConfigError, LaconicError
+
+
+class _Commands(TyperGroup):
+    """Turns the errors of a command into messages and exit statuses."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LaconicError as error:
+            typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
+        except KeyboardInterrupt as interrupt:
+            typer.secho(str(interrupt) or "stopped", err=True)
+            raise typer.Exit(130) from interrupt
+
+
+# Rich is for tables and progress bars; help pages without it come up in half the time.
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text for people.")]
+
+
+@app.callback()
+def laconic() -> None:
+    """Make a reasoning model brief with reinforcement learning, and prove that it kept its accuracy.
+
+    \b
+    Start with:
+      laconic demo
+      laconic train configs/quickstart.yaml --dry-run
+      laconic methods
+    """
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the run, the evaluations and the report.")] = Path("runs/demo"),
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="First re-make the tiny thinker's weights (takes long).")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train the tiny thinker to be brief and compare it with itself before: minutes on a CPU.
+
+    \b
+    Examples:
+      laconic demo
+      laconic demo --out runs/mine --json
+    """
+    from .demo import run_demo
+
+    summary = run_demo(out, from_scratch=from_scratch, quiet=as_json)
+    if as_json:
+        _print_json(summary)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file; configs/ of the package is searched, too.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and say what would be done, then stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model; the same command continues a run that was stopped. Results go to runs/<name>/.
+
+    \b
+    Examples:
+      laconic train configs/quickstart.yaml
+      laconic train configs/methods/dot.yaml truncation.alpha=2 optim.lr=3e-4 name=dot-2
+      laconic train configs/methods/dot.yaml credit.name=dr_grpo --dry-run
+      accelerate launch -m laconic.train configs/methods/dot.yaml
+    """
+    from .train.start import start
+
+    result = start(config, overrides or [], dry_run=dry_run, quiet=as_json)
+    if as_json:
+        _print_json(result)
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="tiny-thinker, a folder, a Hub id, or runs/<name> of a training run.")],
+    task: Annotated[
+        list[str] | None, typer.Option(help="Procedural family or JSONL/Parquet file; give it again for more.")
+    ] = None,
+    problems: Annotated[int | None, typer.Option("-n", "--problems", help="Test problems per task.")] = None,
+    samples: Annotated[int | None, typer.Option("-k", "--samples", help="Answers per problem; default 4.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy; default 1.")] = None,
+    max_completion: Annotated[int | None, typer.Option(help="Longest answer in tokens; default 640.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the sampled tokens.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Machine the cost is computed for; default h100-sxm.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN where a file names it differently.")] = None,
+    template: Annotated[str | None, typer.Option(help="Text around each problem, with {prompt} in it.")] = None,
+    verifier: Annotated[
+        str | None, typer.Option(help="Judges a file's answers: exact, number, module:function.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the result; default below runs/eval/.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure accuracy with intervals, tokens and cost of one model.
+
+    \b
+    Examples:
+      laconic eval tiny-thinker --task chain
+      laconic eval runs/dot --task chain --task search -n 400 -k 8 --out runs/eval/dot
+      laconic eval Qwen/Qwen2.5-0.5B --task gsm8k_test.jsonl --column prompt=question --column gold=answer \\
+          --verifier number --max-completion 2048 --json
+    """
+    from .train.evaluation import evaluate_model
+
+    options = dict(problems=problems, k=samples, temperature=temperature, max_completion=max_completion, seed=seed)
+    summary = evaluate_model(
+        model,
+        task or [],
+        options={**options, "profile": profile},
+        columns=column or [],
+        template=template,
+        verifier=verifier,
+        out=out,
+        quiet=as_json,
+    )
+    if as_json:
+        _print_json(summary)
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="Folder of the evaluation to compare against.")],
+    new: Annotated[Path, typer.Argument(help="Folder of the evaluation in question.")],
+    html: Annotated[Path | None, typer.Option(help="Also write a self-contained report to this file.")] = None,
+    margin: Annotated[float, typer.Option(help="Accuracy loss that still counts as none; 0.01 is a point.")] = 0.01,
+    allow_different: Annotated[
+        bool, typer.Option("--allow-different", help="Compare in spite of different settings.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two evaluations problem by problem: accuracy difference and token ratio with intervals.
+
+    \b
+    Examples:
+      laconic compare runs/eval/base runs/eval/dot
+      laconic compare runs/eval/base runs/eval/dot --html report.html
+      laconic compare runs/eval/base runs/eval/dot --margin 0.02 --json
+    """
+    from .eval.commands import compare_folders
+
+    comparison = compare_folders(base, new, margin=margin, html=html, allow_different=allow_different, quiet=as_json)
+    if as_json:
+        _print_json(comparison)
+
+
+methods_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(methods_app, name="methods")
+
+
+@methods_app.callback()
+def methods(context: typer.Context, as_json: Json = False) -> None:
+    """List the methods: id, paper, stage, configuration.
+
+    \b
+    Examples:
+      laconic methods
+      laconic methods show dot
+      laconic methods --json
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from .train import methods as table
+
+    if as_json:
+        _print_json([table.as_dict(method) for method in table.METHODS])
+    else:
+        table.print_table()
+
+
+@methods_app.command("show")
+def show_method(
+    method: Annotated[str, typer.Argument(metavar="ID", help="An id that `laconic methods` lists.")],
+    as_json: Json = False,
+) -> None:
+    """Print formula, settings with their defaults, traps and source of one method.
+
+    \b
+    Examples:
+      laconic methods show dot
+      laconic methods show kl_cov --json
+    """
+    from .train import methods as table
+
+    chosen = table.find(method)
+    if as_json:
+        _print_json(table.as_dict(chosen))
+    else:
+        table.print_method(chosen)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check this machine: versions, devices, verifiers, agreement of engine and trainer, disk and memory.
+
+    \b
+    Examples:
+      laconic doctor
+      laconic doctor --json
+    """
+    from .train.doctor import examine, print_checks
+
+    checks = examine()
+    if as_json:
+        _print_json([vars(check) for check in checks])
+    else:
+        print_checks(checks)
+    if not all(check.passed for check in checks):
+        raise typer.Exit(1)
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the ``laconic`` script; ``arguments`` defaults to the command line's."""
+    app(list(arguments) if arguments is not None else None, prog_name="laconic")

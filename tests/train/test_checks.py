@@ -1,0 +1,125 @@
+"""What cannot work is refused before anything heavy starts, with the arithmetic and the remedy."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from trl import GRPOConfig
+
+from laconic.errors import ConfigError
+from laconic.train.checks import check_settings, find_warnings
+from laconic.train.settings import load_settings
+from laconic.train.trl_keys import reason_refused
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "methods"
+TINY = {"max_position_embeddings": 1024}
+
+GROUP_OF_TEN = ["rollout.group_size=10", "truncation.alpha=3"]
+
+
+def refusal(config: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check_settings(load_settings(CONFIGS / f"{config}.yaml", overrides), TINY)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("config", ["grpo", "dr_grpo", "rloo", "dot", "kimi_length"])
+def test_a_group_of_one_is_refused_because_nothing_would_be_learned(config):
+    message = refusal(config, "rollout.group_size=1")
+    assert "rollout.group_size is 1" in message and "raise rollout.group_size" in message
+
+
+def test_dot_is_refused_where_no_answer_could_be_an_outlier():
+    message = refusal("dot", *GROUP_OF_TEN)
+    assert "10" in message and "2.8" in message and "group_size" in message and "alpha" in message
+
+
+def test_dot_passes_from_the_group_size_on_that_its_alpha_needs():
+    check_settings(load_settings(CONFIGS / "dot.yaml", ["rollout.group_size=11", "truncation.alpha=3"]), TINY)
+
+
+def test_dot_is_refused_together_with_masking_of_truncated_completions():
+    message = refusal("dot", "trl.mask_truncated_completions=true")
+    assert "mask_truncated_completions" in message and "DOT" in message and "switch it off" in message
+
+
+def test_a_margin_that_no_answer_can_exceed_is_refused():
+    assert "none could ever be cut" in refusal("dot", "truncation.margin=640")
+
+
+def test_kl_cov_is_refused_where_its_penalty_is_always_zero():
+    message = refusal("kl_cov", "optim.updates_per_batch=1")
+    assert "kl_cov has no effect" in message and "optim.updates_per_batch" in message
+
+
+def test_kl_cov_passes_with_two_passes_over_the_batch():
+    check_settings(load_settings(CONFIGS / "kl_cov.yaml", ["optim.updates_per_batch=1", "optim.epochs=2"]), TINY)
+
+
+def test_pds_is_refused_without_a_filter():
+    assert "sampler.filter=signal" in refusal("pds", "sampler.filter=none")
+
+
+@pytest.mark.parametrize(("updates", "words"), [(3, "8 / 3 = 2.67"), (16, "only 8 prompts")])
+def test_updates_that_do_not_divide_the_prompts_are_refused(updates, words):
+    assert words in refusal("grpo", f"optim.updates_per_batch={updates}")
+
+
+def test_rows_beyond_the_positions_of_the_model_are_refused_with_the_sum():
+    message = refusal("grpo", "rollout.max_completion=1000")
+    assert "128" in message and "= 1128" in message and "1024 positions" in message and "to 896" in message
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["steps=0", "rollout.prompts_per_step=0", "rollout.max_live=0", "optim.lr=0", "rollout.temperature=0",
+     "optim.epochs=0", "save.keep=0", "save.every=0", "optim.max_grad_norm=-1", "name=a/b", "rollout.engine=vlm",
+     "optim.weight_decay=-1", "rollout.driver=tree"],
+)  # fmt: skip
+def test_a_value_out_of_range_is_refused_by_its_key(override):
+    assert override.partition("=")[0] in refusal("grpo", override)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("learning_rate", "optim.lr"),
+        ("num_generations", "rollout.group_size"),
+        ("beta", "objective.kl"),
+        ("use_vllm", "no effect"),
+        ("vllm_mode", "no effect"),
+        ("top_entropy_quantile", "no effect"),
+        ("eval_steps", "no effect"),
+        ("adam_betta1", "did you mean trl.adam_beta"),
+    ],
+)
+def test_a_trl_key_that_would_do_nothing_is_refused_with_the_reason(key, words):
+    message = refusal("grpo", f"trl.{key}=1")
+    assert f"trl.{key}" in message and words in message
+
+
+def test_a_trl_key_that_still_works_passes():
+    check_settings(load_settings(CONFIGS / "grpo.yaml", ["trl.adam_beta2=0.95", "trl.run_name=mine"]), TINY)
+
+
+def test_every_key_of_trl_itself_is_either_refused_or_known_to_keep_its_effect():
+    parents = [parent for parent in GRPOConfig.__mro__[1:] if is_dataclass(parent)]
+    base = {field.name for parent in parents for field in fields(parent)}
+    own = {field.name for field in fields(GRPOConfig)} - base
+    kept = {name for name in own if reason_refused(name) is None}
+    assert kept == {"disable_dropout", "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"}
+
+
+def test_group_std_with_a_length_reward_is_warned_about():
+    settings = load_settings(CONFIGS / "kimi_length.yaml")
+    assert not find_warnings(settings)
+    settings = load_settings(CONFIGS / "kimi_length.yaml", ["credit.name=grpo"])
+    assert "credit.name=dr_grpo" in find_warnings(settings)[0]
+
+
+def test_dot_with_a_length_reward_and_an_idle_warm_up_are_warned_about():
+    overrides = ["reward.shaping.name=kimi_length", "credit.name=dr_grpo", "optim.warmup_steps=5"]
+    twice, idle = find_warnings(load_settings(CONFIGS / "dot.yaml", overrides))
+    assert "length enters twice" in twice and "constant_with_warmup" in idle

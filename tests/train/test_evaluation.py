@@ -1,0 +1,97 @@
+"""`laconic eval` from a model folder to an evaluation on disk, and `laconic compare` of two of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from typer.testing import CliRunner
+
+from laconic.cli import app
+from laconic.errors import ConfigError, DataError
+from laconic.train.evaluation import evaluate_model
+from laconic.train.settings import Settings, to_yaml
+from laconic.train.thinker.tokenizer import build_tokenizer
+
+SMALL = {"problems": 3, "k": 2, "max_completion": 12}
+
+
+def save_model(folder: Path, seed: int) -> Path:
+    tokenizer = build_tokenizer()
+    torch.manual_seed(seed)
+    sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
+    config = Qwen2Config(
+        **sizes, vocab_size=32, intermediate_size=16, max_position_embeddings=256, eos_token_id=tokenizer.eos_token_id
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> list[Path]:
+    return [save_model(tmp_path / name, seed) for seed, name in enumerate(("first", "second"))]
+
+
+def test_an_evaluation_and_a_comparison_work_from_the_command_line(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--task", "chain", "-n", "3", "-k", "2", "--max-completion", "12"]
+    for model in models:
+        answer = CliRunner().invoke(app, ["eval", str(model), *options, "--out", f"eval-{model.name}"])
+        assert answer.exit_code == 0, answer.output
+        assert (
+            "chain" in answer.output
+            and "3 problems x 2 samples" in answer.output
+            and "next: laconic compare" in answer.output
+        )
+    answer = CliRunner().invoke(app, ["compare", "eval-first", "eval-second", "--json", "--html", "out/report.html"])
+    assert answer.exit_code == 0, answer.output
+    compared = json.loads(answer.stdout)
+    assert compared["overall"]["n"] == 3
+    assert "<html" in (tmp_path / "out" / "report.html").read_text()
+    answer = CliRunner().invoke(app, ["compare", "eval-first", "eval-second"])
+    assert answer.exit_code == 0 and "accuracy" in answer.output and "tokens" in answer.output
+
+
+def test_each_set_of_options_has_a_folder_of_its_own_and_the_same_one_is_read_again(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = evaluate_model(str(models[0]), ["chain"], options=SMALL, quiet=True)
+    again = evaluate_model(str(models[0]), ["chain"], options=SMALL, quiet=True)
+    assert first["overall"] == again["overall"]
+    evaluate_model(str(models[0]), ["chain"], options={**SMALL, "k": 1}, quiet=True)
+    names = sorted(path.name for path in (tmp_path / "runs" / "eval").iterdir())
+    assert names == ["first-chain-n3-k1-t1-c12-s0", "first-chain-n3-k2-t1-c12-s0"]
+
+
+def test_a_file_is_evaluated_with_its_own_column_names_and_verifier(models, tmp_path):
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"question": "1+1=", "answer": "2"}\n')
+    summary = evaluate_model(
+        str(models[0]),
+        [str(file)],
+        columns=["prompt=question", "gold=answer"],
+        verifier="number",
+        options=SMALL,
+        out=tmp_path / "out",
+        quiet=True,
+    )
+    assert (summary["overall"]["n"], summary["settings"]["verifiers"]) == (1, ["number"])
+
+
+def test_a_run_brings_its_own_task_and_settings(models, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(to_yaml(Settings(model="m")))
+    with pytest.raises(DataError, match="no finished model yet"):
+        evaluate_model(str(run), options=SMALL, out=tmp_path / "out", quiet=True)
+    models[0].rename(run / "model")
+    summary = evaluate_model(str(run), options=SMALL, out=tmp_path / "out", quiet=True)
+    assert summary["settings"]["tasks"] == ["chain", "search"] and summary["model"]["name"] == "run"
+
+
+def test_options_that_cannot_work_are_refused_before_a_model_is_loaded():
+    with pytest.raises(ConfigError, match=r"eval\.k is 0"):
+        evaluate_model("tiny-thinker", options={"k": 0})

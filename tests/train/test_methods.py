@@ -1,0 +1,54 @@
+"""The list of methods is true: each id is in its table, its configuration selects it, its defaults print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from laconic.errors import ConfigError
+from laconic.train.methods import METHODS, STAGES, as_dict, find, method_class, print_method, print_table
+from laconic.train.settings import load_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+ids = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.id)
+
+
+@ids
+def test_a_listed_method_is_what_its_configuration_selects(method):
+    settings = load_settings(ROOT / method.config)
+    chosen = settings.reward.shaping if method.stage == "reward.shaping" else getattr(settings, method.stage)
+    assert type(chosen) is method_class(method)
+
+
+@ids
+def test_defaults_formula_and_source_of_a_method_print(method, capsys):
+    print_method(method)
+    printed = capsys.readouterr().out
+    for option in as_dict(method)["defaults"]:
+        assert f"{option}: " in printed
+    assert "Source" in printed and method.paper in printed and method.traps[0].split()[0] in printed
+
+
+@ids
+def test_every_option_of_a_method_says_what_it_means(method):
+    silent = [name for name, option in as_dict(method)["defaults"].items() if not option["meaning"]]
+    assert not silent
+
+
+def test_the_table_lists_every_method_once(capsys):
+    print_table()
+    printed = capsys.readouterr().out
+    assert all(method.id in printed for method in METHODS)
+    assert len({method.id for method in METHODS}) == len(METHODS)
+    assert {method.stage for method in METHODS} <= set(STAGES)
+
+
+def test_every_configuration_of_a_method_is_listed():
+    listed = {method.config for method in METHODS}
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs" / "methods").glob("*.yaml")} == listed
+
+
+def test_an_unknown_method_names_the_known_ones():
+    with pytest.raises(ConfigError, match="known: grpo"):
+        find("dott")

@@ -1,0 +1,158 @@
+"""Rows and packs: what is trained, what it weighs, and that packing loses nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from laconic.errors import DataError
+from laconic.rollout.records import Group, Kind, Leaf, Rollout, Segment, Stop, prompt_group
+from laconic.train.rows import Totals, flatten, to_packs, totals_of
+
+NORMALIZERS = ("row_mean", "token_mean", "constant")
+
+
+def answers(lengths, rollouts=None) -> Group:
+    """A prompt of two tokens and sampled answers."""
+    group = prompt_group(3, "p", [7, 8])
+    sampled = [
+        Segment(i + 1, 0, 2, Kind.SAMPLED, np.arange(n, dtype=np.int32), np.full(n, -0.5, np.float32), Stop.EOS)
+        for i, n in enumerate(lengths)
+    ]
+    leaves = tuple(Leaf(i, i + 1) for i in range(len(lengths)))
+    rollouts = rollouts or [(i,) for i in range(len(lengths))]
+    return group.replace(
+        segments=(*group.segments, *sampled), leaves=leaves, rollouts=tuple(Rollout(tuple(r)) for r in rollouts)
+    )
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "weights"),
+    [
+        ("row_mean", [1 / (3 * 4), 1 / (3 * 2), 1 / (3 * 6)]),
+        ("token_mean", [1 / 12] * 3),
+        ("constant", [1 / (3 * 100)] * 3),
+    ],
+)
+def test_worked_row_weights(normalizer, weights):
+    rows = flatten([answers([4, 2, 6])], [1.0, -2.0, 3.0], normalizer=normalizer, max_completion=100)
+    np.testing.assert_allclose([row.weight for row in rows], weights, rtol=1e-12)
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_rows_without_advantage_are_left_out_but_counted(normalizer):
+    group = answers([4, 2, 6])
+    options = dict(normalizer=normalizer, max_completion=100)
+    kept = flatten([group], [1.0, 0.0, 3.0], **options)
+    everything = flatten([group], [1.0, 0.0, 3.0], keep_all=True, **options)
+    assert [len(row) for row in kept] == [6, 8] and [len(row) for row in everything] == [6, 4, 8]
+    assert [row.weight for row in kept] == [everything[0].weight, everything[2].weight]
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_ranks_that_share_their_totals_give_the_weights_of_one_rank(normalizer):
+    groups = [answers([4, 2, 6]), answers([5, 1])]
+    options = dict(normalizer=normalizer, max_completion=100)
+    together = flatten(groups, [1.0] * 5, **options)
+    totals = totals_of(groups[:1]) + totals_of(groups[1:])
+    assert totals == Totals(5, 18)
+    apart = flatten(groups[:1], [1.0] * 3, totals=totals, **options) + flatten(
+        groups[1:], [1.0] * 2, totals=totals, **options
+    )
+    assert [row.weight for row in apart] == [row.weight for row in together]
+
+
+def test_a_rollout_of_several_rows_weighs_as_much_as_one_of_a_single_row():
+    # Trace A: 6 tokens in rows of 4 and 2, advantage 1; trace B: 2 tokens, advantage -1. The naive mean over rows of
+    # token means would give a loss of -1/3.
+    group = answers([4, 2, 2], rollouts=[(0, 1), (2,)])
+    rows = flatten([group], [1.0, -1.0], normalizer="row_mean", max_completion=100)
+    losses = [-row.weight * row.advantage * row.trained.sum() for row in rows]
+    np.testing.assert_allclose([losses[0] + losses[1], losses[2]], [-0.5, 0.5], rtol=1e-12)
+
+
+def test_only_sampled_tokens_are_trained():
+    group = answers([4])
+    forced = Segment(2, 1, 3, Kind.FORCED, np.array([40, 41], np.int32), np.full(2, np.nan, np.float32))
+    last = Segment(3, 2, 2, Kind.SAMPLED, np.array([50], np.int32), np.array([-0.25], np.float32), Stop.EOS)
+    group = group.replace(segments=(*group.segments, forced, last), leaves=(Leaf(0, 3),))
+    group.validate()
+    (row,) = flatten([group], [-2.0], normalizer="row_mean", max_completion=100)
+    # Token 3 of the first answer is cut off by the late split.
+    assert row.ids.tolist() == [7, 8, 0, 1, 2, 40, 41, 50]
+    trained = [False] * 2 + [True] * 3 + [False] * 2 + [True]
+    assert row.trained.tolist() == trained
+    (pack,) = to_packs([row], 100)
+    assert pack.scored.tolist() == trained
+    np.testing.assert_allclose(pack.w_neg[trained], -2 / 4)
+    for weights in (pack.w_pos, pack.w_nll, *(w[~row.trained] for w in (pack.w_neg, pack.w_kl, pack.w_ent))):
+        np.testing.assert_array_equal(weights, 0)
+    np.testing.assert_array_equal(np.isfinite(pack.old_logp), trained)
+    np.testing.assert_allclose(pack.old_logp[trained], [-0.5, -0.5, -0.5, -0.25])
+
+
+@st.composite
+def updates(draw):
+    sizes = st.lists(st.integers(0, 30), min_size=1, max_size=6)
+    groups = [replace(answers(lengths), id=index) for index, lengths in enumerate(draw(st.lists(sizes, max_size=5)))]
+    count = sum(len(group.rollouts) for group in groups)
+    advantage = draw(st.lists(st.sampled_from([-1.5, 0.0, 0.25, 2.0]), min_size=count, max_size=count))
+    return groups, advantage, draw(st.sampled_from(NORMALIZERS)), draw(st.booleans()), draw(st.integers(1, 200))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(updates())
+def test_packs_hold_every_row_once_within_the_budget(case):
+    groups, advantage, normalizer, keep_all, budget = case
+    rows = flatten(groups, advantage, normalizer=normalizer, max_completion=64, keep_all=keep_all)
+    packs = to_packs(rows, budget)
+    assert sum(len(pack.trees) for pack in packs) == len(rows)
+    for pack in packs:
+        lengths = [stop - start for start, stop in pack.trees]
+        assert len(lengths) == 1 or len(lengths) * max(lengths) <= budget
+        for start, stop in pack.trees:
+            assert pack.pos[start:stop].tolist() == list(range(stop - start))
+            assert pack.pred[start:stop].tolist() == [-1, *range(start, stop - 1)]
+            assert set(pack.sub_end[start:stop]) == {stop}
+    total = sum(float(np.sum(pack.w_pos, dtype=np.float64) + np.sum(pack.w_neg, dtype=np.float64)) for pack in packs)
+    assert total == pytest.approx(sum(r.weight * r.advantage * r.trained.sum() for r in rows), abs=1e-5)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(updates())
+def test_weights_of_a_whole_update_sum_to_what_the_normalizer_promises(case):
+    groups, advantage, normalizer, _, _ = case
+    rows = flatten(groups, advantage, normalizer=normalizer, max_completion=64, keep_all=True)
+    trained = sum(row.weight * row.trained.sum() for row in rows)
+    totals = totals_of(groups)
+    if not totals.tokens:
+        assert not rows
+    elif normalizer == "row_mean":
+        # Empty answers keep their place in the mean.
+        assert trained == pytest.approx(len(rows) / totals.rollouts)
+    elif normalizer == "token_mean":
+        assert trained == pytest.approx(1.0)
+    else:
+        assert trained == pytest.approx(totals.tokens / (totals.rollouts * 64))
+
+
+@pytest.mark.parametrize("advantage", [[1.0], [1.0, np.nan], [[1.0, 2.0]]])
+def test_advantages_that_do_not_fit_the_rollouts_are_refused(advantage):
+    with pytest.raises(DataError, match="one finite number per rollout"):
+        flatten([answers([3, 4])], advantage, normalizer="row_mean", max_completion=9)
+
+
+def test_an_empty_prompt_is_refused():
+    group = answers([3])
+    prompt = replace(group.segments[0], ids=np.empty(0, np.int32), logp=np.empty(0, np.float32))
+    group = group.replace(segments=(prompt, replace(group.segments[1], parent_off=0)))
+    with pytest.raises(DataError, match="empty prompt"):
+        flatten([group], [1.0], normalizer="row_mean", max_completion=9)
+
+
+def test_no_rows_give_no_packs():
+    assert to_packs([], 100) == []

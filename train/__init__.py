@@ -1,0 +1,1 @@
+"""Training: credit, objectives, samplers, packing, the trainer, run state."""

@@ -1,0 +1,159 @@
+"""What is refused before anything heavy starts, and what is only warned about.
+
+Each check is arithmetic on the settings and the model's config.json; a method that can check itself (``check``) does so
+with its own numbers. A refusal names the value, the limit and the remedy. A method that can have no effect under the
+settings is refused, because a run that silently trains something else is worse than none.
+"""
+
+from __future__ import annotations
+
+from ..errors import ConfigError
+from ..rewards.verifiers import resolve as resolve_verifier
+from ..rollout.drivers import DRIVERS
+from ..rollout.engines import ENGINES
+from .derived import positions
+from .model_config import Config
+from .settings import Settings
+from .settings_io import name_of
+from .trl_keys import check_trl_keys
+
+
+def check_settings(settings: Settings, config: Config | None) -> None:
+    """Raise ``ConfigError`` for settings that cannot work; ``config`` is the model's config.json, None when unknown."""
+    _check_ranges(settings)
+    _check_names(settings)
+    _check_group(settings)
+    _check_updates(settings)
+    _check_lengths(settings, config)
+    _check_effects(settings)
+    check_trl_keys(settings.trl)
+
+
+def find_warnings(settings: Settings) -> list[str]:
+    """What works but may not be what was meant."""
+    warnings = []
+    shaped = settings.reward.shaping.range().shaped
+    if shaped and _id(settings, "credit") == "grpo":
+        warnings.append(
+            f"credit grpo divides by the group's standard deviation, so in groups of right answers only the weight of "
+            f"reward.shaping {_id(settings, 'shaping')} cancels; credit.name=dr_grpo keeps it"
+        )
+    if shaped and _id(settings, "truncation") == "dot":
+        warnings.append(
+            "length enters twice, by truncation dot and by reward.shaping; the published DOT shapes nothing"
+        )
+    if settings.optim.warmup_steps and settings.optim.schedule == "constant":
+        warnings.append(
+            "optim.warmup_steps has no effect with schedule constant; use optim.schedule=constant_with_warmup"
+        )
+    return warnings
+
+
+def _check_ranges(settings: Settings) -> None:
+    rollout, optim, save = settings.rollout, settings.optim, settings.save
+    at_least = {
+        "steps": (settings.steps, 1),
+        "threads": (settings.threads, 0),
+        "rollout.prompts_per_step": (rollout.prompts_per_step, 1),
+        "rollout.group_size": (rollout.group_size, 1),
+        "rollout.max_prompt": (rollout.max_prompt, 1),
+        "rollout.max_completion": (rollout.max_completion, 1),
+        "rollout.max_live": (rollout.max_live, 1),
+        "optim.updates_per_batch": (optim.updates_per_batch, 1),
+        "optim.epochs": (optim.epochs, 1),
+        "optim.micro_batch_tokens": (optim.micro_batch_tokens, 1),
+        "optim.warmup_steps": (optim.warmup_steps, 0),
+        "optim.weight_decay": (optim.weight_decay, 0),
+        "save.every": (save.every, 1),
+        "save.keep": (save.keep, 1),
+        "save.rollouts_every": (save.rollouts_every, 0),
+    }
+    for key, (value, least) in at_least.items():
+        if not value >= least:
+            raise ConfigError(f"{key} is {value} but must be at least {least}; raise it")
+    above_zero = {
+        "rollout.temperature": rollout.temperature,
+        "optim.lr": optim.lr,
+        "optim.max_grad_norm": optim.max_grad_norm,
+    }
+    for key, number in above_zero.items():
+        if not number > 0:
+            raise ConfigError(f"{key} is {number} but must be above 0; raise it")
+    if not settings.name or "/" in settings.name or settings.name.startswith("."):
+        raise ConfigError(f"name {settings.name!r} cannot be the name of a folder under runs/; give name=<one word>")
+
+
+def _check_names(settings: Settings) -> None:
+    engine, driver = settings.rollout.engine, settings.rollout.driver
+    if engine not in ENGINES and ":" not in engine:
+        raise ConfigError(
+            f"rollout.engine {engine!r} is unknown; known: {', '.join(sorted(ENGINES))}; or give 'module:Class'"
+        )
+    if driver not in DRIVERS:
+        raise ConfigError(f"rollout.driver {driver!r} is unknown; known: {', '.join(sorted(DRIVERS))}")
+    if settings.task.file:
+        resolve_verifier(settings.task.verifier)
+
+
+def _check_group(settings: Settings) -> None:
+    group_size = settings.rollout.group_size
+    comparing = ["credit", *(["reward.shaping"] if settings.reward.shaping.scope == "group" else [])]
+    if group_size == 1:
+        raise ConfigError(
+            f"rollout.group_size is 1 but {' and '.join(comparing)} ({_id(settings, 'credit')}) compare answers of "
+            "a group: one answer has advantage 0 and nothing would be learned; raise rollout.group_size to 2 or more"
+        )
+    check = getattr(settings.truncation, "check", None)
+    if check is not None:
+        check(group_size, bool(settings.trl.get("mask_truncated_completions")))
+
+
+def _check_updates(settings: Settings) -> None:
+    prompts, updates = settings.rollout.prompts_per_step, settings.optim.updates_per_batch
+    if updates > prompts:
+        raise ConfigError(
+            f"optim.updates_per_batch is {updates} but a step has only {prompts} prompts (rollout.prompts_per_step), "
+            f"and an update needs whole groups; lower it to {prompts} or less"
+        )
+    if prompts % updates:
+        fitting = [count for count in range(1, prompts + 1) if prompts % count == 0]
+        nearest = min(fitting, key=lambda count: abs(count - updates))
+        raise ConfigError(
+            f"{prompts} prompts per step do not divide into optim.updates_per_batch = {updates} equal updates "
+            f"({prompts} / {updates} = {prompts / updates:.2f}); {nearest} would fit"
+        )
+
+
+def _check_lengths(settings: Settings, config: Config | None) -> None:
+    rollout, limit = settings.rollout, positions(config)
+    row = rollout.max_prompt + rollout.max_completion
+    if limit and row > limit:
+        raise ConfigError(
+            f"rollout.max_prompt {rollout.max_prompt} + rollout.max_completion {rollout.max_completion} = {row} "
+            f"tokens, but {settings.model} has {limit} positions; lower rollout.max_completion to "
+            f"{max(1, limit - rollout.max_prompt)} or rollout.max_prompt"
+        )
+    margin = getattr(settings.truncation, "margin", 0)
+    if margin >= rollout.max_completion:
+        raise ConfigError(
+            f"truncation.margin is {margin} but answers have at most {rollout.max_completion} tokens "
+            "(rollout.max_completion), so none could ever be cut; lower truncation.margin"
+        )
+
+
+def _check_effects(settings: Settings) -> None:
+    check = getattr(settings.objective, "check", None)
+    if check is not None:
+        check(settings.optim.updates_per_batch, settings.optim.epochs)
+    if _id(settings, "sampler") == "pds" and settings.sampler.filter == "none":
+        raise ConfigError(
+            "sampler pds asks for more prompts so that enough groups pass the filter, but sampler.filter is none and "
+            "every group passes; set sampler.filter=signal, or sampler.name=uniform"
+        )
+
+
+def _id(settings: Settings, field: str) -> str:
+    """The name the method in a section goes by."""
+    owner = settings.reward if field == "shaping" else settings
+    table = type(owner).__dataclass_fields__[field].metadata["table"]
+    return name_of(getattr(owner, field), table)

@@ -1,0 +1,174 @@
+"""What follows from the settings, said once in words before anything heavy starts."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+from ..eval.model_spec import ModelSpec
+from .model_config import Config
+from .settings import Settings
+
+GIB = 2**30
+WIDTHS = {"float32 (CPU)": 4, "bfloat16 (GPU)": 2}
+"""Bytes of a weight, gradient, moment, activation or cached value, by what the model is loaded in and where."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Estimated peak bytes of one rank, nothing sharded.
+
+    With P parameters of b bytes each, V vocabulary, h hidden size, n layers, q = heads * head_dim, k = kv heads *
+    head_dim, I inner size, M = tokens of a micro-batch (at least one longest row):
+
+    - weights P b, gradients P b, Adam 2 P b, reference P b (only with a KL term);
+    - key-value cache: live sequences * (max_prompt + max_completion) * 2 n k b, the worst case;
+    - activations: M * n * (6 h + 2 q + 2 k + 4 I) * b; with gradient checkpointing M * (n h + one layer's) * b;
+    - log-prob head: logits and their gradient in float32 for one chunk of at most 1,024 tokens, 8 * 1,024 * V.
+
+    Peak = weights + gradients + Adam + reference + max(cache, activations + head): the embedded engine shares the
+    trainer's weights and gives its cache back before the update. Allocator overhead, temporary buffers and the
+    scores of eager attention are left out, so leave a fifth of the memory free.
+    """
+
+    weights: int
+    gradients: int
+    adam: int
+    reference: int
+    cache: int
+    activations: int
+    head: int
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        kept = self.weights + self.gradients + self.adam + self.reference
+        return kept + max(self.cache, self.activations + self.head)
+
+
+def derive(settings: Settings, config: Config | None) -> list[str]:
+    """Lines for a person; ``config`` is the model's config.json, None when it is not on disk."""
+    rollout, optim = settings.rollout, settings.optim
+    ranks = world_size()
+    sampled = prompts_sampled(settings)
+    rollouts = sampled * rollout.group_size
+    row = rollout.max_prompt + rollout.max_completion
+    groups = rollout.prompts_per_step // optim.updates_per_batch
+    updates = optim.updates_per_batch * optim.epochs
+    micro_batches = math.ceil(groups * rollout.group_size / max(1, optim.micro_batch_tokens // row))
+    oversampled = f" (the sampler may ask for up to {sampled})" if sampled > rollout.prompts_per_step else ""
+    lines = [
+        f"{rollout.prompts_per_step} prompts{oversampled} x {rollout.group_size} samples = "
+        f"{rollout.prompts_per_step * rollout.group_size:,} rollouts per step, on {ranks} {_plural('rank', ranks)}, "
+        f"at most {rollout.max_live} decoded at a time",
+        f"{_plural_count(updates, 'update')} per step ({_times(optim.updates_per_batch, optim.epochs)}): "
+        f"{groups} {_plural('prompt', groups)} = {groups * rollout.group_size:,} rows each, in at most "
+        f"{micro_batches:,} micro-batches of {optim.micro_batch_tokens:,} tokens",
+        f"longest row {rollout.max_prompt:,} + {rollout.max_completion:,} = {row:,} tokens"
+        + (f" of the model's {positions(config):,} positions" if positions(config) else ""),
+        f"{settings.steps:,} steps: {settings.steps * updates:,} updates, at most {settings.steps * rollouts:,} "
+        f"rollouts and {settings.steps * rollouts * rollout.max_completion:,} sampled tokens",
+    ]
+    lines += _outliers(settings)
+    if config is None:
+        return [*lines, "model size and peak memory: unknown, config not on disk"]
+    try:
+        spec = ModelSpec.from_config(config)
+    except ConfigError as error:
+        return [*lines, f"model size and peak memory: unknown, {error}"]
+    lines.append(f"model of {spec.parameters:,} parameters")
+    for dtype, width in WIDTHS.items():
+        lines.append(f"estimated peak memory in {dtype}: {_in_words(estimate_memory(settings, spec, width))}")
+    return lines
+
+
+def estimate_memory(settings: Settings, spec: ModelSpec, width: int) -> MemoryEstimate:
+    """The parts of one rank's peak for numbers of ``width`` bytes; formula: :class:`MemoryEstimate`."""
+    rollout, optim = settings.rollout, settings.optim
+    row = rollout.max_prompt + rollout.max_completion
+    tokens = max(optim.micro_batch_tokens, row)
+    live = min(rollout.max_live, prompts_sampled(settings) * rollout.group_size)
+    queries, keys = spec.q_heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    layer = 6 * spec.hidden + 2 * queries + 2 * keys + 4 * (spec.experts_active * spec.expert_ffn or spec.ffn)
+    kept = spec.layers * spec.hidden + layer if optim.gradient_checkpointing else spec.layers * layer
+    whole = spec.parameters * width
+    return MemoryEstimate(
+        weights=whole,
+        gradients=whole,
+        adam=2 * whole,
+        reference=whole if getattr(settings.objective, "kl", 0) else 0,
+        cache=live * row * 2 * spec.layers * keys * width,
+        activations=tokens * kept * width,
+        head=8 * min(1024, tokens) * spec.vocab,
+    )
+
+
+def prompts_sampled(settings: Settings) -> int:
+    """The most prompts one step may sample: an oversampling sampler asks for up to ``max_factor`` times as many."""
+    return int(settings.rollout.prompts_per_step * float(getattr(settings.sampler, "max_factor", 1)))
+
+
+def _outliers(settings: Settings) -> list[str]:
+    """How many answers of a group DOT can cut at most: k equal outliers of G reach z = sqrt((G-k)(G-1)/(G k))."""
+    alpha, size = getattr(settings.truncation, "alpha", None), settings.rollout.group_size
+    if alpha is None:
+        return []
+    cut = sum(math.sqrt((size - k) * (size - 1) / (size * k)) > alpha for k in range(1, size))
+    return [f"truncation cuts at most {cut} equally long outliers of {size} answers (alpha {alpha:g})"]
+
+
+def positions(config: Config | None) -> int:
+    """Longest sequence the model was made for; 0 when unknown."""
+    return int((config or {}).get("max_position_embeddings") or 0)
+
+
+def world_size() -> int:
+    """Ranks of this run: what the launcher says, else 1."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _in_words(memory: MemoryEstimate) -> str:
+    parts = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "Adam": memory.adam,
+        "reference": memory.reference,
+    }
+    kept = [f"{name} {_size(part)}" for name, part in parts.items() if part]
+    return (
+        f"{_size(memory.total)} per rank = {' + '.join(kept)} + the larger of key-value cache {_size(memory.cache)} "
+        f"(rollout) and activations {_size(memory.activations)} + log-prob head {_size(memory.head)} (update)"
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / 2**20:,.1f} MiB"
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else noun + "s"
+
+
+def _plural_count(count: int, noun: str) -> str:
+    return f"{count} {_plural(noun, count)}"
+
+
+def _times(parts: int, epochs: int) -> str:
+    return f"{_plural_count(parts, 'part')} x {_plural_count(epochs, 'pass')}".replace("passs", "passes")
+
+
+def summary(settings: Settings, config: Config | None) -> dict[str, Any]:
+    """The same as numbers, for ``--json``."""
+    rollout, optim = settings.rollout, settings.optim
+    spec = None if config is None else ModelSpec.from_config(config)
+    return {
+        "rollouts_per_step": rollout.prompts_per_step * rollout.group_size,
+        "updates_per_step": optim.updates_per_batch * optim.epochs,
+        "ranks": world_size(),
+        "rollouts_at_most": settings.steps * prompts_sampled(settings) * rollout.group_size,
+        "parameters": spec.parameters if spec else None,
+        "peak_bytes": {d: estimate_memory(settings, spec, w).total for d, w in WIDTHS.items()} if spec else None,
+    }

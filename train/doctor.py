@@ -1,0 +1,221 @@
+"""``laconic doctor``: can this machine train, and do its parts agree with each other?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LaconicError
+from .model_files import PACKAGED, check_model_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Shapes: R sequences, T tokens of one sequence
+
+TESTED = {
+    "torch": "2.13.0",
+    "transformers": "5.17.0",
+    "trl": "1.16.0",
+    "accelerate": "1.15.0",
+    "peft": "0.21.2",
+    "datasets": "5.2.0",
+    "numpy": "2.4.6",
+    "safetensors": "0.8.0",
+    "tokenizers": "0.23.3",
+    "math-verify": "0.9.0",
+    "pyarrow": "26.0.1",
+}
+"""The versions of ``constraints.txt`` that can alter a result; a test holds the two equal."""
+AGREEMENT = 1e-4
+"""Largest allowed difference, in nats, between the engine's log-probs and those of a plain forward pass in float32."""
+MIN_DISK_GB = 5.0
+MIN_MEMORY_GB = 4.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at."""
+
+    name: str
+    passed: bool
+    detail: str
+    """What was found and, when it failed, what to do."""
+
+
+def examine() -> list[Check]:
+    """All checks, in order; none of them raises."""
+    tiny = PACKAGED["tiny-thinker"]
+    looks: list[tuple[str, Callable[[], Check]]] = [
+        *((f"version of {name}", lambda name=name: check_version(name)) for name in TESTED),
+        ("devices", check_devices),
+        ("verifiers", check_verifiers),
+        ("tiny thinker", lambda: check_model("tiny thinker", tiny)),
+        ("engine agrees with trainer, tied head", lambda: check_agreement("tied head", _load(tiny))),
+        ("engine agrees with trainer, untied head", lambda: check_agreement("untied head", _random_untied())),
+        ("disk", check_disk),
+        ("memory", check_memory),
+    ]
+    return [_guarded(name, look) for name, look in looks]
+
+
+def print_checks(checks: list[Check]) -> None:
+    """The findings for people."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    for check in checks:
+        console.print("[green]ok  [/green]" if check.passed else "[red]FAIL[/red]", end=" ")
+        console.print(f"{check.name}: {check.detail}", markup=False)
+    failed = sum(not check.passed for check in checks)
+    console.print(f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed")
+
+
+def check_version(name: str) -> Check:
+    """Whether a package is installed in a version laconic accepts; one other than the tested is only noted."""
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return Check(name, False, f"not installed; pip install {name}=={TESTED[name]}")
+    public = found.partition("+")[0]
+    allowed = _allowed_versions(name)
+    if allowed is not None and public not in allowed:
+        return Check(name, False, f"{found}, but laconic needs {allowed}; pip install {name}=={TESTED[name]}")
+    return Check(name, True, found if public == TESTED[name] else f"{found} (tested with {TESTED[name]})")
+
+
+def check_devices() -> Check:
+    """What torch computes on."""
+    import torch
+
+    if torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        listed = ", ".join(f"{gpu.name} ({gpu.total_memory / 1e9:.0f} GB)" for gpu in gpus)
+        return Check("devices", True, listed)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    if threads > usable:
+        remedy = f"set OMP_NUM_THREADS={usable}: more threads than cores make every step slower"
+        return Check("devices", False, f"CPU, {threads} threads of torch on {usable} usable cores; {remedy}")
+    return Check("devices", True, f"CPU, {threads} threads of torch on {usable} usable cores")
+
+
+def check_verifiers() -> Check:
+    """Whether the worker process starts and every verifier judges its known pairs as known."""
+    from ..rewards.pool import VerifierPool
+    from ..rewards.verdict import Item
+    from ..rewards.verifiers import VERIFIERS
+
+    with VerifierPool(verifiers=tuple(VERIFIERS), spare=0) as pool:
+        right, wrong = pool.judge([Item("<think>1+2=3</think>3", "3"), Item("<think>1+2=4</think>4", "3")])
+    if not right.verdict.right or wrong.verdict.right:
+        return Check("verifiers", False, f"a right answer is judged {right.verdict}, a wrong one {wrong.verdict}")
+    return Check("verifiers", True, f"{', '.join(VERIFIERS)} judge their known pairs correctly in a worker process")
+
+
+def check_model(name: str, folder: Path) -> Check:
+    """Whether a model folder is complete."""
+    check_model_folder(folder)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    return Check(name, True, f"complete, {size / 1e6:.1f} MB")
+
+
+def check_agreement(name: str, model: PreTrainedModel) -> Check:
+    """Whether the engine's log-probs of what it sampled equal those of a plain forward over the same tokens."""
+    difference, tokens = largest_difference(model)
+    detail = f"log-probs differ by at most {difference:.1e} nats over {tokens} tokens (limit {AGREEMENT:.0e})"
+    if not difference <= AGREEMENT:
+        detail += "; compare the version of transformers with the tested one"
+    return Check(f"engine agrees with trainer, {name}", difference <= AGREEMENT, detail)
+
+
+def largest_difference(model: PreTrainedModel) -> tuple[float, int]:
+    """(largest absolute difference in nats, tokens compared) over 12 sequences sampled from 4 prompts of random ids."""
+    import numpy as np
+    import torch
+
+    from ..rollout.engines.protocol import NoiseKey, Request, Sampling
+    from ..rollout.engines.transformers import TransformersEngine
+
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(4, 20, size=size).astype(np.int32) for size in (3, 9, 17, 30)]
+    engine = TransformersEngine(model, eos_ids=(), max_live=5)
+    contexts = {index: prompts[index % len(prompts)] for index in range(12)}
+    engine.submit(
+        [Request(i, context, 24 + i, Sampling(), NoiseKey(0, 0, i % 4, i)) for i, context in contexts.items()]
+    )
+    largest, tokens = 0.0, 0
+    while engine.busy:
+        for completion in engine.step():
+            context = contexts[completion.request]
+            ids_T = torch.from_numpy(np.concatenate([context, completion.ids]).astype(np.int64)).to(model.device)
+            with torch.no_grad():
+                logp_TV = model(ids_T[None]).logits[0, len(context) - 1 : -1].float().log_softmax(-1)
+            want_T = logp_TV.gather(1, ids_T[len(context) :, None])[:, 0].cpu().numpy()
+            largest = max(largest, float(np.abs(want_T - completion.logp).max()))
+            tokens += len(completion.ids)
+    return largest, tokens
+
+
+def check_disk() -> Check:
+    """Free space where runs go."""
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    remedy = "" if free >= MIN_DISK_GB else f", but a run needs {MIN_DISK_GB:.0f}; free some or start elsewhere"
+    return Check("disk", not remedy, f"{free:.1f} GB free in {Path.cwd()}{remedy}")
+
+
+def check_memory() -> Check:
+    """Free main memory; unknown where the system does not tell."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return Check("memory", True, "unknown on this system")
+    facts = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    free = int(facts["MemAvailable"].split()[0]) * 1024 / 1e9
+    remedy = "" if free >= MIN_MEMORY_GB else f", but the demo needs {MIN_MEMORY_GB:.0f}; close other programs"
+    return Check("memory", not remedy, f"{free:.1f} GB available{remedy}")
+
+
+def _guarded(name: str, look: Callable[[], Check]) -> Check:
+    """A check that breaks has failed; the others still run, and its message is the finding."""
+    try:
+        return look()
+    except (LaconicError, ImportError, OSError, RuntimeError, ValueError) as error:
+        return Check(name, False, str(error))
+
+
+def _allowed_versions(name: str) -> Any:
+    """The specifier laconic's own metadata gives for a package, or None."""
+    from packaging.requirements import Requirement
+
+    try:
+        stated = [Requirement(line) for line in requires("laconic") or ()]
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return None
+    return next((entry.specifier for entry in stated if entry.name == name and not entry.marker), None)
+
+
+def _load(folder: Path) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    check_model_folder(folder)
+    logging.disable_progress_bar()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def _random_untied() -> PreTrainedModel:
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    config = Qwen2Config(
+        **sizes, vocab_size=64, intermediate_size=64, max_position_embeddings=128, tie_word_embeddings=False
+    )
+    return Qwen2ForCausalLM(config).eval()

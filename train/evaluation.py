@@ -1,0 +1,203 @@
+"""``laconic eval``: from a model's name and some options to an evaluation on disk and a table.
+
+A run's folder brings its own problems, template and ``eval`` section; an option given on the command line wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, DataError
+from ..eval.settings import EvalConfig
+from ..eval.tasks.load import load_problems
+from ..eval.tasks.problem import Problem
+from ..eval.tasks.settings import FAMILIES, TaskSettings
+from .settings import load_settings
+
+EVALUATIONS = Path("runs") / "eval"
+"""Where evaluations go when no folder is given."""
+PROBLEMS = 200
+"""Procedural test problems when nobody says how many."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated and on what."""
+
+    model: str
+    name: str
+    tasks: tuple[TaskSettings, ...]
+    config: EvalConfig
+
+
+def evaluate_model(
+    model: str,
+    tasks: Sequence[str] = (),
+    *,
+    options: dict[str, Any] | None = None,
+    columns: Sequence[str] = (),
+    template: str | None = None,
+    verifier: str | None = None,
+    out: Path | None = None,
+    cache: Path | None = None,
+    name: str | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Evaluate and return the content of ``summary.json``.
+
+    tasks: procedural families and JSONL or Parquet files; those of the run, or all families, if empty.
+    options: fields of ``EvalConfig`` that differ; a None leaves the default.
+    columns: ``field=column`` for files that name their columns differently.
+    cache: folder that keeps finished samples by the hash of weights, problems and settings.
+    name: of the model in reports; by default that of its folder.
+
+    Raises ``ConfigError`` for options that cannot work, ``DataError`` for unusable models and files.
+    """
+    subject = _subject(model, tasks, options or {}, columns, template, verifier)
+    problems, names = _problems(subject)
+    folder = out or EVALUATIONS / _folder_name(subject, names, len(problems))
+    # Imported late, so that a mistyped option is refused before torch is loaded.
+    from ..eval.hardware import load_hardware
+    from ..eval.run import evaluate
+    from ..eval.tasks.prompt import encode_prompt
+    from ..rewards.pool import VerifierPool
+    from ..rollout.engines.protocol import Sampling
+    from ..rollout.engines.transformers import TransformersEngine
+    from .load_model import load_model
+
+    config, text = subject.config, subject.tasks[0].template
+    policy, tokenizer = load_model(subject.model)
+    longest = max(len(encode_prompt(problem, tokenizer, text)) for problem in problems)
+    engine = TransformersEngine(
+        policy,
+        [tokenizer.eos_token_id],
+        max_live=config.max_live,
+        max_context=longest + config.max_completion,
+        allowed_vocab=min(len(tokenizer), policy.config.get_text_config().vocab_size),
+    )
+    verifiers = sorted({problem.verifier for problem in problems})
+    with VerifierPool(verifiers=verifiers) as pool, _Bar(quiet) as bar:
+        result = evaluate(
+            policy,
+            tokenizer,
+            problems,
+            engine=engine,
+            pool=pool,
+            k=config.k,
+            sampling=Sampling(config.temperature, config.top_p, config.top_k),
+            max_completion=config.max_completion,
+            seed=config.seed,
+            progress=bar,
+            out_dir=folder,
+            cache_dir=cache,
+            template=text,
+            hardware=load_hardware(config.profile, config.hardware_file),
+            batches=config.batches,
+            name=name or subject.name,
+        )
+    if not quiet:
+        print_evaluation(result.summary, folder)
+    return result.summary
+
+
+def print_evaluation(summary: dict[str, Any], folder: Path) -> None:
+    """The table for people."""
+    from rich.console import Console
+
+    from ..eval.tables import eval_table
+
+    console = Console(highlight=False)
+    console.print(eval_table(summary))
+    console.print(
+        f"written to {folder}\nnext: laconic compare {folder} <another evaluation>", markup=False, soft_wrap=True
+    )
+
+
+def _subject(
+    model: str,
+    tasks: Sequence[str],
+    options: dict[str, Any],
+    columns: Sequence[str],
+    template: str | None,
+    verifier: str | None,
+) -> Subject:
+    folder = Path(model)
+    location, name, task, config = model, folder.name, TaskSettings(), EvalConfig()
+    if (folder / "config.yaml").is_file():
+        run = load_settings(folder / "config.yaml")
+        task, config, location = run.task, run.eval, str(folder / "model")
+        if not Path(location).is_dir():
+            raise DataError(
+                f"{folder} has no finished model yet; go on with laconic train {folder / 'config.yaml'}, or evaluate "
+                f"one of the folders in {folder / 'checkpoints'}"
+            )
+    task = replace(
+        task,
+        template=task.template if template is None else template,
+        verifier=task.verifier if verifier is None else verifier,
+        columns=_mapping(columns) or task.columns,
+    )
+    config = replace(config, **{key: value for key, value in options.items() if value is not None})
+    return Subject(location, name, _tasks(tasks, task), config)
+
+
+def _tasks(names: Sequence[str], default: TaskSettings) -> tuple[TaskSettings, ...]:
+    if not names:
+        return (default,)
+    families = tuple(name for name in names if name in FAMILIES)
+    files = [name for name in names if name not in FAMILIES]
+    unknown = [name for name in files if "." not in name and "/" not in name]
+    if unknown:
+        raise ConfigError(
+            f"unknown task {unknown[0]!r}; give one of {', '.join(FAMILIES)}, or a .jsonl or .parquet file"
+        )
+    chosen = [replace(default, names=families, file=None)] if families else []
+    return (*chosen, *(replace(default, file=file) for file in files))
+
+
+def _problems(subject: Subject) -> tuple[list[Problem], list[str]]:
+    problems: list[Problem] = []
+    for task in subject.tasks:
+        count = subject.config.problems
+        problems += load_problems(task, "test", count if count or task.file else PROBLEMS)
+    return problems, list(dict.fromkeys(problem.source for problem in problems))
+
+
+def _mapping(pairs: Sequence[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigError(f"--column {pair!r} is not of the form field=column, for example prompt=question")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _folder_name(subject: Subject, names: Sequence[str], count: int) -> str:
+    """Says what was measured, so that evaluations with other options get a folder of their own."""
+    config = subject.config
+    parts = (subject.name, "-".join(names), f"n{count}", f"k{config.k}", f"t{config.temperature:g}")
+    return "-".join((*parts, f"c{config.max_completion}", f"s{config.seed}"))
+
+
+class _Bar:
+    """A progress bar over samples; silent when asked to be, and where nobody watches a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self._progress = Progress(*columns, console=console, disable=quiet or not console.is_terminal)
+        self._task = self._progress.add_task("sampling", total=None)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=done, total=total)

@@ -1,0 +1,170 @@
+"""One generation, from prompts to credit, as plain functions over plain arrays.
+
+    sample -> judge -> truncate (and judge the cut ones again) -> filter -> shape -> credit
+
+Shapes: N rollouts of the step, groups one after another; a rollout's outcome is that of its leaf. Lengths are trained
+tokens. ``group_N`` holds the index of the rollout's group in ``groups``. The trainer calls these in order
+(``trainer.py``) and packs the result (``rows.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from ..eval.tasks import Problem
+from ..rewards.filters import signal
+from ..rewards.verdict import Item, Judgement, Verdict
+from ..rollout.records import Group, Kind, Stop
+
+Judge = Callable[[Sequence[Item]], list[Judgement]]
+"""The verifier pool's ``judge``, or anything with its signature."""
+
+
+@dataclass(frozen=True)
+class Experience:
+    """The rollouts of one generation and what is known of them."""
+
+    groups: tuple[Group, ...]
+    judgement_N: tuple[Judgement, ...]
+    cut_N: NDArray[np.bool_]
+    """Rollouts that Dynamic Outlier Truncation has cut."""
+    reward_N: NDArray[np.float64] | None = None
+    advantage_N: NDArray[np.float64] | None = None
+
+    @property
+    def group_N(self) -> NDArray[np.int64]:
+        return np.repeat(np.arange(len(self.groups)), [len(group.rollouts) for group in self.groups])
+
+    @property
+    def right_N(self) -> NDArray[np.bool_]:
+        return np.array([judgement.verdict.right for judgement in self.judgement_N], dtype=bool)
+
+    @property
+    def length_N(self) -> NDArray[np.int64]:
+        return np.array([_length(group, rollout) for group in self.groups for rollout in group.rollouts], np.int64)
+
+    @property
+    def truncated_N(self) -> NDArray[np.bool_]:
+        """Rollouts that ran into the completion cap."""
+        return np.array([g.truncated(g.leaves[r.leaves[-1]]) for g in self.groups for r in g.rollouts], dtype=bool)
+
+    def select(self, keep_groups: NDArray[np.bool_]) -> Experience:
+        """Only the groups marked."""
+        keep_N = keep_groups[self.group_N]
+        return Experience(
+            tuple(group for group, keep in zip(self.groups, keep_groups, strict=True) if keep),
+            tuple(judgement for judgement, keep in zip(self.judgement_N, keep_N, strict=True) if keep),
+            self.cut_N[keep_N],
+            None if self.reward_N is None else self.reward_N[keep_N],
+            None if self.advantage_N is None else self.advantage_N[keep_N],
+        )
+
+
+def judge(
+    groups: Sequence[Group], problems: Mapping[str, Problem], tokenizer: PreTrainedTokenizerBase, judge_items: Judge
+) -> Experience:
+    """Ask the verifier about every rollout's answer (its last leaf)."""
+    items = [
+        _item(group, rollout.leaves[-1], problems, tokenizer) for group in groups for rollout in group.rollouts
+    ]
+    return Experience(tuple(groups), tuple(judge_items(items)), np.zeros(len(items), dtype=bool))
+
+
+def truncate(
+    experience: Experience,
+    method: Any,
+    problems: Mapping[str, Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    judge_items: Judge,
+) -> Experience:
+    """Apply a truncation method group by group; a cut rollout gets whatever the verifier says of what is left."""
+    groups, cut = [], []
+    for index, group in enumerate(experience.groups):
+        group, cut_leaves = method.apply(group, experience.right_N[experience.group_N == index])
+        groups.append(group)
+        cut += [rollout.leaves[-1] in set(cut_leaves) for rollout in group.rollouts]
+    cut_N = np.array(cut, dtype=bool)
+    leaves = [(group, rollout.leaves[-1]) for group in groups for rollout in group.rollouts]
+    again = [_item(*leaves[index], problems, tokenizer) for index in np.flatnonzero(cut_N)]
+    judgements = list(experience.judgement_N)
+    for index, judgement in zip(np.flatnonzero(cut_N), judge_items(again) if again else [], strict=True):
+        judgements[index] = judgement
+    return replace(experience, groups=tuple(groups), judgement_N=tuple(judgements), cut_N=cut_N)
+
+
+def select_groups(experience: Experience, rule: str, at_most: int) -> tuple[Experience, int]:
+    """The first ``at_most`` groups that pass the filter, and how many passed. Filters look at outcomes only."""
+    everything = np.ones(len(experience.groups), dtype=bool)
+    keep_P = signal(experience.right_N, experience.group_N) if rule == "signal" else everything
+    chosen = np.zeros_like(keep_P)
+    chosen[np.flatnonzero(keep_P)[:at_most]] = True
+    return experience.select(chosen), int(keep_P.sum())
+
+
+def shape(experience: Experience, shaping: Any) -> Experience:
+    """Turn outcomes (and, with a length method, lengths) into rewards, one group at a time."""
+    right_N, length_N, group_N = experience.right_N, experience.length_N, experience.group_N
+    reward_N = np.zeros(len(right_N))
+    for index in range(len(experience.groups)):
+        rows = group_N == index
+        reward_N[rows] = shaping(right_N[rows], length_N[rows])
+    return replace(experience, reward_N=reward_N)
+
+
+def credit(experience: Experience, method: Any) -> Experience:
+    """One advantage per rollout."""
+    assert experience.reward_N is not None
+    return replace(experience, advantage_N=method(experience.reward_N, experience.group_N))
+
+
+def outcome_metrics(experience: Experience) -> dict[str, float]:
+    """What a person wants to see of one generation, before truncation and filters."""
+    right_N, length_N = experience.right_N, experience.length_N
+    solved_P = np.array([right_N[experience.group_N == index].mean() for index in range(len(experience.groups))])
+    stops = [g.segments[g.leaves[r.leaves[-1]].segment].stop for g in experience.groups for r in g.rollouts]
+    return {
+        "outcome/accuracy": float(right_N.mean()),
+        "outcome/unreadable": _share(j.verdict is Verdict.UNREADABLE for j in experience.judgement_N),
+        "outcome/verifier_failed": _share(
+            j.verdict in (Verdict.TIMEOUT, Verdict.CRASHED) for j in experience.judgement_N
+        ),
+        "length/mean": float(length_N.mean()),
+        "length/max": float(length_N.max()),
+        "length/right": _mean(length_N[right_N]),
+        "length/wrong": _mean(length_N[~right_N]),
+        "length/truncated": float(experience.truncated_N.mean()),
+        "groups/all_right": float((solved_P == 1).mean()),
+        "groups/all_wrong": float((solved_P == 0).mean()),
+        "groups/mixed": float(((solved_P > 0) & (solved_P < 1)).mean()),
+    } | {f"stop/{reason}": _share(stop is reason for stop in stops) for reason in (Stop.EOS, Stop.LENGTH)}
+
+
+def _length(group: Group, rollout: Any) -> int:
+    """Sampled tokens above any leaf of the rollout, each counted once."""
+    kept: dict[int, int] = {}
+    for leaf in rollout.leaves:
+        for segment, count in group.path(group.leaves[leaf].segment):
+            if segment.kind is Kind.SAMPLED:
+                kept[segment.id] = max(count, kept.get(segment.id, 0))
+    return sum(kept.values())
+
+
+def _item(group: Group, leaf: int, problems: Mapping[str, Problem], tokenizer: PreTrainedTokenizerBase) -> Item:
+    problem = problems[group.problem_id]
+    response = tokenizer.decode(group.response_ids(group.leaves[leaf]), skip_special_tokens=True)
+    return Item(response, problem.gold, problem.verifier, group.truncated(group.leaves[leaf]))
+
+
+def _share(flags: Any) -> float:
+    return float(np.mean([bool(flag) for flag in flags]))
+
+
+def _mean(values: NDArray[np.int64]) -> float:
+    """Mean, or NaN (written as null) where there is nothing to average."""
+    return float(values.mean()) if len(values) else float("nan")

@@ -1,0 +1,23 @@
+"""Weights and tokenizer, on the device they are used on."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from .model_files import check_model_folder, resolve_model
+
+
+def load_model(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a packaged name, folder or Hub id, for inference: float32 on a CPU, bfloat16 on a GPU.
+
+    Raises:
+        DataError: no such model, or a folder without weights, tokenizer or EOS token.
+    """
+    location = resolve_model(model)
+    check_model_folder(location)
+    logging.disable_progress_bar()  # a bar per weight file tells nobody anything
+    gpu = torch.cuda.is_available()
+    loaded = AutoModelForCausalLM.from_pretrained(location, dtype=torch.bfloat16 if gpu else torch.float32)
+    return loaded.to("cuda" if gpu else "cpu").eval(), AutoTokenizer.from_pretrained(location)

@@ -1,0 +1,209 @@
+"""The methods that exist, as ``laconic methods`` lists them.
+
+Formula and source stand in the method's own file and are printed from there; defaults are read from its dataclass.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from importlib import import_module
+from typing import Any
+
+from ..errors import ConfigError
+from .settings_io import field_docs, resolve
+
+# Shapes of the story: method -> stage -> table -> dataclass
+
+STAGES = {
+    "sampler": ("laconic.train.samplers", "SAMPLERS"),
+    "truncation": ("laconic.train.truncation", "TRUNCATIONS"),
+    "reward.shaping": ("laconic.rewards.shaping", "SHAPINGS"),
+    "credit": ("laconic.train.credit", "CREDITS"),
+    "objective": ("laconic.train.objectives", "OBJECTIVES"),
+}
+"""Section of the settings -> module and name of its table. Imported when a method is shown, not when it is listed."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One published method."""
+
+    id: str
+    """Its name in configurations."""
+    title: str
+    paper: str
+    """arXiv id."""
+    stage: str
+    """A key of ``STAGES``: the section that chooses it."""
+    config: str
+    line: str
+    """What it does, in one line."""
+    traps: tuple[str, ...]
+    """What goes wrong when it is used without thought."""
+    status: str = "tested"
+    """``tested``: worked numbers of the paper or its code are asserted."""
+
+
+METHODS = (
+    Method(
+        "grpo",
+        "Group Relative Policy Optimization",
+        "2402.03300",
+        "credit",
+        "configs/methods/grpo.yaml",
+        "advantage = z-score of the reward within the prompt's group",
+        (
+            "Dividing by the group's standard deviation cancels the weight of a length reward where all are right.",
+            "A group of equal rewards gives no gradient; with group_size 1 there is none at all.",
+            "objective.normalizer row_mean punishes long wrong answers less per token than short ones.",
+        ),
+    ),
+    Method(
+        "dr_grpo",
+        "GRPO done right",
+        "2503.20783",
+        "credit",
+        "configs/methods/dr_grpo.yaml",
+        "advantage = reward minus the group's mean, no division",
+        ("Complete only together with objective.normalizer=constant: the row mean brings the length bias back.",),
+    ),
+    Method(
+        "rloo",
+        "REINFORCE leave-one-out",
+        "2402.14740",
+        "credit",
+        "configs/methods/rloo.yaml",
+        "advantage = reward minus the mean reward of the others in the group",
+        (
+            "Equals dr_grpo times G / (G - 1): comparing the two needs the same effective learning rate.",
+            "The paper's sequence-level ratio and KL inside the reward are not part of this entry, only its baseline.",
+        ),
+    ),
+    Method(
+        "dot",
+        "Dynamic Outlier Truncation",
+        "2601.03969",
+        "truncation",
+        "configs/methods/dot.yaml",
+        "in groups that are all right, cut answers longer than mean + alpha * std and judge them again",
+        (
+            "One outlier in G equal answers has z = (G - 1) / sqrt(G): with alpha 3 nothing is ever cut for G <= 10.",
+            "Must come before a filter on outcomes: the groups it works on are those a filter drops.",
+            "Excludes mask_truncated_completions, which takes the cut answers out of the loss.",
+            "Learns from how outcomes change: as the policy gets brief, alpha and margin decide where it stops.",
+        ),
+    ),
+    Method(
+        "kl_cov",
+        "KL-Cov regularisation",
+        "2505.22617",
+        "objective",
+        "configs/methods/kl_cov.yaml",
+        "penalise drift from the sampling policy on the few tokens with the highest covariance",
+        (
+            "No effect with one update per generation: the penalty is zero until the first update.",
+            "There is no ratio clipping in this loss; keep learning rate and updates_per_batch small.",
+        ),
+    ),
+    Method(
+        "pds",
+        "Predictive Dynamic Sampling",
+        "2601.03969",
+        "sampler",
+        "configs/methods/pds.yaml",
+        "ask for as many prompts as recent pass rates predict are needed to fill the batch, in one round",
+        (
+            "Needs sampler.filter=signal: without a filter every group passes.",
+            "Up to max_factor times the rollouts of a step; the dry run counts them.",
+        ),
+    ),
+    Method(
+        "kimi_length",
+        "Length reward of Kimi k1.5",
+        "2501.12599",
+        "reward.shaping",
+        "configs/methods/kimi_length.yaml",
+        "reward falls linearly from the shortest to the longest answer of the group",
+        (
+            "The published gate (sign_split) gives all-wrong groups a length gradient: giving up early pays.",
+            "One answer at the completion cap sets the scale for all; max_quantile below 1 mends it.",
+            "With credit grpo the weight cancels in groups of right answers; dr_grpo keeps it.",
+        ),
+    ),
+)
+
+
+def find(method: str) -> Method:
+    """The method with an id; ``ConfigError`` names the known ones."""
+    table = {entry.id: entry for entry in METHODS}
+    if method not in table:
+        raise ConfigError(f"unknown method {method!r}; known: {', '.join(table)}")
+    return table[method]
+
+
+def method_class(method: Method) -> type:
+    """The dataclass behind a method."""
+    module, name = STAGES[method.stage]
+    table: Mapping[str, type] = getattr(import_module(module), name)
+    return resolve(method.id, table, method.stage)
+
+
+def as_dict(method: Method) -> dict[str, Any]:
+    """Everything about a method, ready for JSON."""
+    cls = method_class(method)
+    docs = field_docs(cls)
+    return {
+        **{key: value for key, value in vars(method).items() if key != "traps"},
+        "defaults": {f.name: {"value": _default(f), "meaning": docs.get(f.name, "")} for f in fields(cls) if f.init},
+        "traps": list(method.traps),
+        "description": description(cls),
+    }
+
+
+def description(cls: type) -> str:
+    """The docstring of the method's file: what it does, formula, source."""
+    return (sys.modules[cls.__module__].__doc__ or "").strip()
+
+
+def print_table() -> None:
+    """The list for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("id", "stage", "arXiv", "status"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("what it does")
+    for method in METHODS:
+        table.add_row(method.id, method.stage, method.paper, method.status, method.line)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("\nconfigurations: configs/methods/<id>.yaml; more about one: laconic methods show dot", markup=False)
+
+
+def print_method(method: Method) -> None:
+    """One method for people."""
+    from rich.console import Console
+
+    facts = as_dict(method)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]{method.id}[/bold]: {method.title} (arXiv {method.paper}), {method.status}")
+    console.print(f"\n{facts['description']}\n", markup=False)
+    console.print(f"settings, in section {method.stage} (name: {method.id})", style="bold")
+    for name, option in facts["defaults"].items():
+        console.print(f"  {name}: {option['value']}", markup=False)
+        console.print(f"      {option['meaning']}", markup=False, style="dim")
+    if not facts["defaults"]:
+        console.print("  (no options)")
+    console.print("\ntraps", style="bold")
+    for trap in method.traps:
+        console.print(f"  - {trap}", markup=False)
+    console.print(f"\ntry it: laconic train {method.config} --dry-run", markup=False)
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default is not MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not MISSING else "(required)"

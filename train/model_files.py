@@ -1,0 +1,107 @@
+"""Where a model's files are, and whether they are all there, without loading anything heavy."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+
+PACKAGED = {"tiny-thinker": Path(__file__).parent / "thinker" / "weights"}
+"""Models that ship inside the package."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def resolve_model(name: str) -> str:
+    """What ``from_pretrained`` takes for ``name``: a folder (packaged or given) or a Hub id.
+
+    Raises:
+        DataError: neither a packaged name, an existing folder nor of the form ``organisation/model``.
+    """
+    if name in PACKAGED:
+        return str(PACKAGED[name])
+    if Path(name).exists() or _HUB_ID.fullmatch(name):
+        return name
+    close = difflib.get_close_matches(name, PACKAGED, n=1, cutoff=0.5)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise DataError(
+        f"no model at {name!r}{hint}; give {', '.join(map(repr, PACKAGED))}, a folder with config.json, weights and "
+        "tokenizer, or a Hub id such as 'Qwen/Qwen2.5-0.5B'"
+    )
+
+
+def check_model_folder(location: str | Path) -> None:
+    """Raise ``DataError`` unless a folder holds a configuration, complete weights and a tokenizer with an EOS token.
+
+    A Hub id passes: ``from_pretrained`` fetches it, or says itself what is missing.
+    """
+    path = Path(location)
+    if not path.exists() and _HUB_ID.fullmatch(str(location)):
+        return
+    if not path.is_dir():
+        raise DataError(f"{path} is not a folder; give the folder that holds config.json, weights and tokenizer")
+    if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            raise DataError(f"{path} holds an adapter without its base model; merge it into the base first")
+        raise DataError(f"{path} has no config.json; save the model there with model.save_pretrained({str(path)!r})")
+    _check_weights(path)
+    _check_tokenizer(path)
+
+
+def _check_weights(path: Path) -> None:
+    indexes = [*path.glob("*.safetensors.index.json"), *path.glob("*.bin.index.json")]
+    needed = {shard for index in indexes for shard in read_json(index).get("weight_map", {}).values()}
+    lost = sorted(shard for shard in needed if not (path / shard).is_file())
+    if lost:
+        raise DataError(f"{path} lacks {len(lost)} of {len(needed)} weight files, first {lost[0]}; copy them there")
+    if not needed and not [*path.glob("*.safetensors"), *path.glob("pytorch_model*.bin")]:
+        raise DataError(
+            f"{path} has a config.json but no weights (*.safetensors); save the model there with "
+            f"model.save_pretrained({str(path)!r})"
+        )
+
+
+def _check_tokenizer(path: Path) -> None:
+    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        raise DataError(
+            f"{path} has no tokenizer (tokenizer.json); save it there with tokenizer.save_pretrained({str(path)!r})"
+        )
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (path / name).is_file() and read_json(path / name).get("eos_token"):
+            return
+    # Some tokenizer classes bring their EOS token with them, so only loading settles the question. A default that the
+    # saved vocabulary does not hold gets an id the model never learned: such a token ends nothing.
+    from transformers import AutoTokenizer
+
+    try:
+        end = AutoTokenizer.from_pretrained(path).eos_token
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: the tokenizer cannot be loaded ({error}); save it again") from error
+    if end is None or not _in_vocabulary(path / "tokenizer.json", end):
+        raise DataError(
+            f"{path}: the tokenizer has no EOS token, so no completion would ever end; set tokenizer.eos_token to the "
+            "token that ends an answer and save the tokenizer again"
+        )
+
+
+def _in_vocabulary(file: Path, token: str) -> bool:
+    if not file.is_file():
+        return True
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(file)).token_to_id(token) is not None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; ``DataError`` when it is not one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not valid JSON ({error}); copy the file again") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold a JSON object, but holds a {type(content).__name__}")
+    return content

@@ -1,0 +1,61 @@
+"""The one form the loss knows: tokens of one or more trees in depth-first order, with two weights per token.
+
+Shapes: N tokens of the pack, prompts and inserted tokens included.
+
+Row layout is the same form without merging: each row is a tree of a single path, ``sub_end`` is the row's end.
+Visibility: query i sees key j exactly when ``j <= i < sub_end[j]``. The log-prob of token t is read off the hidden
+state at ``pred[t]``. Source: rollouts.md 9.4, design of the packed batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """All arrays have shape (N,)."""
+
+    ids: I64
+    pos: I64
+    """Position id: depth on the path."""
+    sub_end: I64
+    """Index just past the token's subtree."""
+    pred: I64
+    """Index of the token before it on its path; -1 for the first token of a tree."""
+    old_logp: F32
+    """Behaviour log-prob; NaN where the token was not sampled (such tokens have no weight)."""
+    ref_logp: F32
+    """Log-prob under the reference model; NaN where not computed."""
+    w_pos: F32
+    """Sum over rows of max(advantage, 0) * row weight."""
+    w_neg: F32
+    """Sum over rows of min(advantage, 0) * row weight."""
+    w_kl: F32
+    """Sum over rows of the row weight: multiplies the KL term."""
+    w_ent: F32
+    """Multiplies the entropy bonus."""
+    w_nll: F32
+    """Multiplies a plain negative log-likelihood term."""
+    group: I64
+    """``group_id`` of each token."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def scored(self) -> NDArray[np.bool_]:
+        """Tokens that any term of the loss touches: their log-prob is needed."""
+        return (self.w_pos != 0) | (self.w_neg != 0) | (self.w_kl != 0) | (self.w_ent != 0) | (self.w_nll != 0)
+
+    @property
+    def trees(self) -> list[tuple[int, int]]:
+        """``(start, stop)`` of each tree (in row layout: of each row)."""
+        starts = np.flatnonzero(self.pred < 0)
+        return [(int(start), int(self.sub_end[start])) for start in starts]

@@ -1,0 +1,183 @@
+"""From groups to the rows of one update, and from rows to packs that fit a micro-batch.
+
+A row is the path from the prompt to one leaf. Its sampled tokens are trained; the prompt, inserted and copied tokens
+are context. The loss of an update is the sum over all rows and tokens of
+
+    row weight * (terms of the token)
+
+so packs, micro-batches and ranks simply add up, and the normalizer lives in the row weight alone. With N rollouts in
+the whole update and L trained tokens in a rollout:
+
+    row_mean    1 / (N * L)                each rollout weighs the same     trl's loss_type "grpo"
+    token_mean  1 / (sum of all L)         each token weighs the same       trl's "dapo"
+    constant    1 / (N * max_completion)   no division by a length          trl's "dr_grpo"
+
+N and L count every rollout of the update, those left out for lack of an advantage included. A rollout of several
+leaves shares its L among its rows. Prompts shared by rows are repeated in each.
+
+Source: rollouts.md 9.3 (layout by path); trl 1.16 ``GRPOTrainer._compute_loss`` (normalizers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import DataError
+from ..rollout.records import Group, Kind
+from .packed import F32, I64, PackedBatch
+
+# Shapes: N rollouts of the update, T tokens of a row
+
+Normalizer = Literal["row_mean", "token_mean", "constant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One path from prompt to leaf; arrays are (T,)."""
+
+    ids: I64
+    old_logp: F32
+    """Behaviour log-probs; NaN on tokens that are not trained."""
+    weight: float
+    """Row weight of each trained token."""
+    advantage: float
+    group: int
+    """``group_id``."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def trained(self) -> NDArray[np.bool_]:
+        """Which tokens are trained, (T,)."""
+        return np.isfinite(self.old_logp)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the normalizers divide by; add those of all ranks."""
+
+    rollouts: int = 0
+    tokens: int = 0
+    """Trained tokens of all rows."""
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(self.rollouts + other.rollouts, self.tokens + other.tokens)
+
+
+def totals_of(groups: Sequence[Group]) -> Totals:
+    """Rollouts and trained tokens of some groups."""
+    lengths = [length for group in groups for _, length in _rollouts(group)]
+    return Totals(len(lengths), sum(lengths))
+
+
+def flatten(
+    groups: Sequence[Group],
+    advantage_N: ArrayLike,
+    *,
+    normalizer: Normalizer,
+    max_completion: int,
+    keep_all: bool = False,
+    totals: Totals | None = None,
+) -> list[Row]:
+    """Rows of an update, in the order of the groups.
+
+    Args:
+        groups: the rank's part of the update.
+        advantage_N: one advantage per rollout, in the order of groups and of rollouts within each.
+        normalizer: see the module's docstring.
+        max_completion: longest completion in tokens; only ``constant`` uses it.
+        keep_all: keep rows without advantage, because another term of the loss (KL, entropy) acts on them.
+        totals: rollouts and trained tokens of the whole update on all ranks; by default those of ``groups``.
+
+    Raises:
+        DataError: advantages that are not finite or do not match the rollouts, or a sampled token without a context.
+    """
+    advantage = np.asarray(advantage_N, np.float64)
+    rollouts = [(group, leaves, length) for group in groups for leaves, length in _rollouts(group)]
+    if advantage.shape != (len(rollouts),) or not np.isfinite(advantage).all():
+        raise DataError(
+            f"there are {len(rollouts)} rollouts, but the advantages have shape {advantage.shape} and "
+            f"{int((~np.isfinite(advantage)).sum())} of them are not finite; pass one finite number per rollout"
+        )
+    totals = totals or totals_of(groups)
+    rows = []
+    for (group, leaves, length), value in zip(rollouts, advantage.tolist(), strict=True):
+        if length and (keep_all or value):
+            weight = _row_weight(normalizer, totals, length, max_completion)
+            rows += [_row(group, leaf, weight, value) for leaf in leaves]
+    return rows
+
+
+def to_packs(rows: Sequence[Row], micro_batch_tokens: int) -> list[PackedBatch]:
+    """Packs in row layout, the longest rows first.
+
+    The forward pads the rows of a pack to its longest, so rows of similar length go together and the padded area
+    ``rows * longest`` stays within ``micro_batch_tokens``. A row that is longer alone gets a pack of its own.
+    """
+    packs: list[list[Row]] = []
+    # Longest first: a step that does not fit into memory fails at its start, and the first row fixes a pack's width.
+    for row in sorted(rows, key=len, reverse=True):
+        if packs and (len(packs[-1]) + 1) * len(packs[-1][0]) <= micro_batch_tokens:
+            packs[-1].append(row)
+        else:
+            packs.append([row])
+    return [_pack(pack) for pack in packs]
+
+
+def _rollouts(group: Group) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Leaves and trained tokens of each rollout."""
+    for rollout in group.rollouts:
+        yield rollout.leaves, sum(group.trained_length(group.leaves[leaf]) for leaf in rollout.leaves)
+
+
+def _row_weight(normalizer: Normalizer, totals: Totals, length: int, max_completion: int) -> float:
+    if normalizer == "row_mean":
+        return 1 / (totals.rollouts * length)
+    if normalizer == "token_mean":
+        return 1 / totals.tokens
+    return 1 / (totals.rollouts * max_completion)
+
+
+def _row(group: Group, leaf: int, weight: float, advantage: float) -> Row:
+    path = group.path(group.leaves[leaf].segment)
+    logp = np.concatenate(
+        [s.logp[:kept] if s.kind is Kind.SAMPLED else np.full(kept, np.nan, np.float32) for s, kept in path]
+    )
+    ids = np.concatenate([segment.ids[:kept] for segment, kept in path]).astype(np.int64)
+    if np.isfinite(logp[:1]).any():
+        raise DataError(
+            f"group {group.id} has an empty prompt, so its first sampled token follows nothing and has no log-prob; "
+            "give every prompt at least one token"
+        )
+    return Row(ids, logp.astype(np.float32), weight, advantage, group.id)
+
+
+def _pack(rows: Sequence[Row]) -> PackedBatch:
+    lengths = np.array([len(row) for row in rows])
+    stops = np.cumsum(lengths)
+    pos = np.concatenate([np.arange(length) for length in lengths])
+    trained = np.concatenate([row.trained for row in rows])
+    weight = np.where(trained, np.repeat([row.weight for row in rows], lengths), 0.0)
+    weighted = weight * np.repeat([row.advantage for row in rows], lengths)
+    tokens = len(pos)
+    return PackedBatch(
+        ids=np.concatenate([row.ids for row in rows]),
+        pos=pos,
+        sub_end=np.repeat(stops, lengths),
+        pred=np.where(pos == 0, -1, np.arange(tokens) - 1),
+        old_logp=np.concatenate([row.old_logp for row in rows]),
+        ref_logp=np.full(tokens, np.nan, np.float32),
+        w_pos=np.maximum(weighted, 0).astype(np.float32),
+        w_neg=np.minimum(weighted, 0).astype(np.float32),
+        w_kl=weight.astype(np.float32),
+        w_ent=weight.astype(np.float32),
+        # The log-likelihood term has no coefficient in the loss; methods that imitate an answer put theirs here.
+        w_nll=np.zeros(tokens, np.float32),
+        group=np.repeat([row.group for row in rows], lengths),
+    )

@@ -1,0 +1,160 @@
+"""Every setting of a training run: one dataclass per section of the YAML file, each field documented where it stands.
+
+A file holds only what differs from the defaults below. The sections ``sampler``, ``truncation``, ``reward.shaping``,
+``credit`` and ``objective`` are chosen by ``name``; their options belong to the method's own file
+(``laconic methods show <id>`` prints them). ``settings_io.py`` reads and writes, ``checks.py`` refuses what cannot
+work, ``derived.py`` says what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ..eval.settings import EvalConfig
+from ..eval.tasks.settings import TaskSettings
+from ..rewards.shaping import SHAPINGS
+from .credit import CREDITS
+from .objectives import OBJECTIVES
+from .samplers import SAMPLERS
+from .settings_io import Tree, apply_override, build, choice, dump, read_yaml
+from .truncation import TRUNCATIONS
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How many answers are sampled, from what, and how long they may be."""
+
+    engine: str = "transformers"
+    """What decodes: ``transformers`` runs in the trainer's process and shares its weights; or ``module:Class``."""
+    driver: Literal["flat"] = "flat"
+    """The shape of a group: ``flat`` samples ``group_size`` independent answers."""
+    prompts_per_step: int = 8
+    """Prompts whose groups make one generation (more are sampled when the sampler oversamples)."""
+    group_size: int = 16
+    """Answers per prompt, G in the papers."""
+    max_prompt: int = 128
+    """Longest prompt in tokens; a longer one is an error, never cut."""
+    max_completion: int = 640
+    """Longest answer in tokens; an answer that reaches it counts as truncated."""
+    temperature: float = 1.0
+    """Of the sampling distribution, and of the log-probs in the loss."""
+    max_live: int = 256
+    """Sequences decoded at the same time; bounds the key-value cache."""
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """From outcome to reward."""
+
+    shaping: Any = choice(SHAPINGS, "none")
+    """How length enters the reward; ``none`` rewards the outcome alone."""
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """The optimizer (AdamW) and how a generation is cut into updates."""
+
+    lr: float = 1e-6
+    """Peak learning rate."""
+    updates_per_batch: int = 1
+    """Optimizer updates that share one generation, each on a part of its groups."""
+    epochs: int = 1
+    """How often the generation is gone through."""
+    micro_batch_tokens: int = 16_384
+    """Tokens of one forward and backward pass; bounds the activations."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a fifth more time."""
+    warmup_steps: int = 0
+    """Generations over which the learning rate rises to its peak."""
+    schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = "constant"
+    """Course of the learning rate after the warm-up."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+
+
+@dataclass(frozen=True)
+class SaveSettings:
+    """What a run leaves behind, and how often."""
+
+    every: int = 20
+    """Generations between two checkpoints."""
+    keep: int = 2
+    """Checkpoints kept; older ones are deleted."""
+    rollouts_every: int = 10
+    """Generations between two samples of rollouts written to ``rollouts/``; 0 writes none."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A training run."""
+
+    model: str
+    """``tiny-thinker`` (ships with the package), a folder, or a Hub id."""
+    name: str = "run"
+    """The run's folder is ``runs/<name>``; by default the configuration file's name."""
+    task: TaskSettings = field(default_factory=TaskSettings)
+    """The problems."""
+    steps: int = 100
+    """Generations: each samples ``rollout.prompts_per_step`` groups and updates the policy on them."""
+    seed: int = 1
+    """Of everything random: sampled tokens, order of prompts."""
+    threads: int = 0
+    """CPU threads of torch; 0 leaves torch's own choice."""
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
+    """Sampling."""
+    sampler: Any = choice(SAMPLERS, "uniform")
+    """Which prompts, and how many of them."""
+    truncation: Any = choice(TRUNCATIONS, "none")
+    """Whether tails of long right answers are cut before training."""
+    reward: RewardSettings = field(default_factory=RewardSettings)
+    """From outcome to reward."""
+    credit: Any = choice(CREDITS, "grpo")
+    """From rewards to one advantage per rollout."""
+    objective: Any = choice(OBJECTIVES, "clip")
+    """The loss."""
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    """The optimizer."""
+    save: SaveSettings = field(default_factory=SaveSettings)
+    """Checkpoints and logs."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """How ``laconic eval runs/<name>`` measures the trained model."""
+    trl: dict[str, Any] = field(default_factory=dict)
+    """Further keys of trl's GRPOConfig; one that has no effect here is refused with the reason."""
+
+
+def load_settings(config: str | Path, overrides: Sequence[str] = ()) -> Settings:
+    """The settings in a YAML file, changed by ``dotted.key=value`` overrides.
+
+    A path that does not exist here is also looked for among the files that ship with the package, so that
+    ``configs/quickstart.yaml`` works from any folder.
+
+    Raises:
+        ConfigError: missing file, unknown key (the nearest one is named), wrong type, malformed override.
+    """
+    path = Path(config)
+    if not path.is_file() and not path.is_absolute() and (PACKAGE / path).is_file():
+        path = PACKAGE / path
+    tree = read_yaml(path)
+    tree.setdefault("name", path.stem)
+    for override in overrides:
+        apply_override(tree, override)
+    return build(Settings, tree)
+
+
+def as_dict(settings: Settings) -> Tree:
+    """The resolved settings as plain data, every field spelled out: what ``config.yaml`` of a run holds."""
+    return dump(settings)
+
+
+def to_yaml(settings: Settings) -> str:
+    """The text of a run's ``config.yaml``; ``load_settings`` reads it back equal."""
+    return yaml.safe_dump(as_dict(settings), sort_keys=False, allow_unicode=True)

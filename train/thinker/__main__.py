@@ -1,0 +1,160 @@
+"""Make the tiny thinker from nothing: ``python -m laconic.train.thinker --out train/thinker/weights``.
+
+A Qwen2 of about 0.3 M parameters, trained with plain next-token prediction on the corpus of ``corpus.py``. Examples
+are bucketed by length: a batch holds a fixed number of tokens and almost no padding, several times faster here than
+batches of mixed lengths. Everything is seeded; on the same machine and thread count the weights come out the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from ...eval.tasks import PROCEDURAL
+from .corpus import CorpusConfig, write_example
+from .tokenizer import build_tokenizer
+
+# Shapes: B examples of a batch, T tokens of the longest, V vocabulary
+
+
+@dataclass(frozen=True)
+class ThinkerConfig:
+    """Size of the model and length of its training."""
+
+    hidden_size: int = 96
+    layers: int = 3
+    heads: int = 4
+    kv_heads: int = 2
+    intermediate_size: int = 256
+    max_position: int = 1024
+    first_steps: int = 3600
+    """Steps of the first stage: thoughts of a single pass. In longer thoughts most tokens copy an earlier pass, and a
+    model that learns to copy first is slow to learn to compute."""
+    first_batch_tokens: int = 2048
+    steps: int = 700
+    """Steps of the second stage, on the corpus itself."""
+    batch_tokens: int = 6144
+    learning_rate: float = 4e-3
+    warmup: int = 100
+    examples: int = 60_000
+    """Distinct examples of each stage, half from each task; gone through as often as the steps need."""
+    init_std: float = 0.08
+    """Of the initial weights: transformers' 0.02 is meant for models ten times as wide."""
+    seed: int = 17
+
+
+def build_model(config: ThinkerConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    """A randomly initialised Qwen2 with tied embeddings; the vocabulary is padded to a multiple of 32."""
+    torch.manual_seed(config.seed)
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=32 * math.ceil(len(tokenizer) / 32),
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            intermediate_size=config.intermediate_size,
+            max_position_embeddings=config.max_position,
+            tie_word_embeddings=True,
+            initializer_range=config.init_std,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+        )
+    )
+
+
+def make_batches(
+    config: ThinkerConfig, corpus: CorpusConfig, tokenizer: PreTrainedTokenizerFast, batch_tokens: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Length-bucketed ``(ids_BT, labels_BT)``, int64; labels are -100 where no loss is wanted."""
+    rng = random.Random(config.seed)
+    encoded: list[tuple[list[int], int]] = []
+    tasks = list(PROCEDURAL.values())
+    streams = [task.problems("train", config.seed, config.examples) for task in tasks]
+    for index in range(config.examples):
+        task = tasks[index % len(tasks)]
+        problem = next(streams[index % len(tasks)])
+        example = write_example(task, problem, corpus, rng)
+        prompt_ids = tokenizer(example.prompt)["input_ids"]
+        ids = prompt_ids + tokenizer(example.response)["input_ids"]
+        encoded.append((ids[: config.max_position], len(prompt_ids) + example.trained_from))
+    encoded.sort(key=lambda pair: len(pair[0]))
+
+    batches = []
+    start = 0
+    while start < len(encoded):
+        stop = start
+        while stop < len(encoded) and (stop + 1 - start) * len(encoded[stop][0]) <= batch_tokens:
+            stop += 1
+        rows = encoded[start:stop]
+        width = len(rows[-1][0])
+        ids_BT = torch.full((len(rows), width), tokenizer.pad_token_id)
+        labels_BT = torch.full((len(rows), width), -100)
+        for row, (ids, trained_from) in enumerate(rows):
+            ids_BT[row, : len(ids)] = torch.tensor(ids)
+            labels_BT[row, trained_from : len(ids)] = torch.tensor(ids[trained_from:])
+        batches.append((ids_BT, labels_BT))
+        start = stop
+    return batches
+
+
+def train_thinker(config: ThinkerConfig, corpus: CorpusConfig, out: Path) -> None:
+    """Train and save model (bf16 safetensors) and tokenizer to ``out``."""
+    tokenizer = build_tokenizer()
+    model = build_model(config, tokenizer)
+    single = replace(corpus, passes_median=1.0, passes_sigma=0.0, cut_share=0.0)
+    stages = [
+        (config.first_steps, make_batches(config, single, tokenizer, config.first_batch_tokens)),
+        (config.steps, make_batches(config, corpus, tokenizer, config.batch_tokens)),
+    ]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    rng = random.Random(config.seed + 1)
+    average, total = None, config.first_steps + config.steps
+    progress = tqdm(total=total, unit="step", desc=f"tiny thinker, {model.num_parameters():,} parameters")
+    for steps, batches in stages:
+        order: list[int] = []
+        for _ in range(steps):
+            order = order or rng.sample(range(len(batches)), len(batches))
+            ids_BT, labels_BT = batches[order.pop()]
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _schedule(progress.n, total, config.warmup)
+            logits_BTV = model(ids_BT).logits
+            loss = cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=-100)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
+            progress.update()
+            progress.set_postfix(loss=f"{average:.4f}")
+    progress.close()
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def _schedule(step: int, total: int, warmup: int) -> float:
+    """Linear warm-up, then a cosine down to 2 %."""
+    return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / total)))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line of the script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for model and tokenizer")
+    parser.add_argument("--seed", type=int, default=ThinkerConfig.seed)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)  # two are hardly faster for so small a model
+    train_thinker(ThinkerConfig(seed=arguments.seed), CorpusConfig(), arguments.out)
+
+
+if __name__ == "__main__":
+    main()
