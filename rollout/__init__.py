@@ -1,0 +1,1 @@
+"""Rollouts: segments and groups, drivers, the scheduler, engines."""
