@@ -1,0 +1,122 @@
+"""A log-prob head: log-probs and entropies of chosen tokens, without the logits of a whole batch in memory.
+
+    z = logits(hidden[pred]) / temperature        after the model's own scale and soft cap
+    log_prob = z[target] - logsumexp(z)
+    entropy  = logsumexp(z) - sum_v softmax(z)_v z_v
+
+Hidden states are gathered at ``pred`` before the head, because where a tree branches several tokens are predicted
+from one position. The (M, V) logits never exist at once: trl's ``ChunkedLogProbFunction`` projects tiles of 4,096
+tokens x ``VOCAB_TILE`` words, folds them into running sums and recomputes them in the backward pass, with sums and
+gradients accumulated in float32. Logits of a tile have the dtype of the hidden states.
+
+The head lives inside ``model.forward``, so that the hooks of DDP, FSDP and ZeRO fire as for any forward. Scale, soft
+cap and gathering of a sharded head follow ``trl.trainer.utils.add_fused_lm_head`` (trl 1.16).
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+from trl.kernels import ChunkedLogProbFunction
+from trl.trainer.utils import maybe_gather_lm_head_ctx
+
+from ..errors import ConfigError
+
+# Shapes: B rows, T tokens of a row, M scored tokens, H hidden size, V vocabulary
+
+VOCAB_TILE = 8192
+"""Words of a tile: 4,096 x 8,192 logits are 64 MiB in bfloat16 and 128 MiB in float32."""
+
+
+@dataclass
+class LogProbOutput(ModelOutput):
+    """What the patched forward returns with ``logprob_head=True``."""
+
+    log_probs: Tensor | None = None
+    """Log-prob of each target in nats, float32 (M,)."""
+    entropy: Tensor | None = None
+    """Entropy of the distribution it was drawn from in nats, float32 (M,)."""
+
+
+def add_logprob_head(model: PreTrainedModel, temperature: float = 1.0) -> None:
+    """Patch ``model.forward``; call it before the model is wrapped by DDP, FSDP or PEFT.
+
+    Afterwards ``model(input_ids=ids_BT, position_ids=pos_BT, attention_mask=..., pred=index_M, targets=targets_M,
+    logprob_head=True)`` returns a :class:`LogProbOutput`. ``pred`` (int64) indexes the flattened B * T hidden states,
+    ``targets`` (int64) are token ids. M = 0 gives empty tensors that still belong to the graph, so that a rank
+    without tokens takes part in the backward pass. Without ``logprob_head`` the original forward runs.
+
+    Raises:
+        ConfigError: the temperature is not above 0, or the model has no plain linear head.
+    """
+    if not temperature > 0:
+        raise ConfigError(f"the temperature of the log-prob head is {temperature} but must be above 0; raise it")
+    _linear_head(model)
+    original_forward = model.forward
+    scale, soft_cap = _logit_transform(model.config.get_text_config())
+
+    # `generate` checks its keywords against this signature.
+    @functools.wraps(type(model).forward)
+    def forward(
+        self: Any, *args: Any, logprob_head: bool = False, pred: Tensor | None = None, targets: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        if not logprob_head:
+            return original_forward(*args, **kwargs)
+        assert pred is not None and targets is not None, "logprob_head=True needs pred and targets"
+        kwargs.pop("labels", None)  # PEFT passes it on as None, and a backbone does not know it.
+        hidden_BTH = self.base_model(*args, **{**kwargs, "use_cache": False}).last_hidden_state
+        # Looked up on each call, because FSDP and PEFT replace modules after the patch.
+        head = _linear_head(self)
+        hidden_MH = hidden_BTH.flatten(0, 1).index_select(0, pred.to(hidden_BTH.device)).to(head.weight.device)
+        log_probs_M, entropy_M = _chunked(hidden_MH, head, targets.to(head.weight.device), temperature, scale, soft_cap)
+        return LogProbOutput(log_probs=log_probs_M, entropy=entropy_M)
+
+    model.forward = types.MethodType(forward, model)
+
+
+def _chunked(
+    hidden_MH: Tensor, head: nn.Linear, targets_M: Tensor, temperature: float, scale: float, soft_cap: float | None
+) -> tuple[Tensor, Tensor]:
+    weight, bias = _whole(head.weight), None if head.bias is None else _whole(head.bias)
+    with maybe_gather_lm_head_ctx(weight, bias):
+        tile = min(VOCAB_TILE, weight.shape[0])
+        log_probs_M, entropy_M, *_ = ChunkedLogProbFunction.apply(
+            hidden_MH, weight, bias, targets_M, temperature, tile, soft_cap, scale, ("entropy",)
+        )
+    return log_probs_M, entropy_M
+
+
+def _whole(parameter: Tensor) -> Tensor:
+    """FSDP2 shards parameters as DTensors, while hidden states are plain tensors."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def _linear_head(model: Any) -> nn.Linear:
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise ConfigError(
+            f"the output head of {type(model).__name__} is {type(head).__name__}, but the log-prob head reads the "
+            "weight of a plain linear layer; leave lm_head out of the PEFT target modules and of quantisation"
+        )
+    return head
+
+
+def _logit_transform(config: Any) -> tuple[float, float | None]:
+    """Factor on the logits and soft cap, by the names that the model families use."""
+    soft_cap = getattr(config, "final_logit_softcapping", None)
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if getattr(config, name, None) is not None:
+            return float(getattr(config, name)), soft_cap
+    scaling = getattr(config, "logits_scaling", None)
+    if scaling is None:
+        return 1.0, soft_cap
+    # Granite and MiniCPM3 divide by it, HyperCLOVA X multiplies.
+    return (float(scaling) if config.model_type == "hyperclovax" else 1 / float(scaling)), soft_cap
