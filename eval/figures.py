@@ -13,6 +13,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from .records import write_whole
+from .visible import visible
 
 INK, MUTED, RULE, PAPER = "#1f2430", "#667085", "#d9dde5", "#ffffff"
 BASE, TRAINED = "#0072b2", "#d55e00"
@@ -50,6 +51,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
         raise ValueError(f"the name of a figure is {name!r} but must be an identifier, such as 'training'")
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    figure.set_layout_engine("none")  # it is laid out now; the next drawing need not solve that again
     svg = _DROPPED.sub("", buffer.getvalue()).strip()
     svg = _COLOUR.sub(lambda match: f"var({_VARIABLES[match[0].lower()]})", svg)
     ids: dict[str, str] = {}
@@ -63,6 +65,12 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     view_box = re.search(r'viewBox="[^"]*"', head)
     assert view_box is not None, "matplotlib writes a viewBox"
     return f'<svg {view_box[0]} role="img" aria-label="{_attribute(description)}">{rest}'
+
+
+def label(text: str, longest: int = 40) -> str:
+    """A name as matplotlib can draw it: nothing it has no glyph for by nature, no formulas, one line."""
+    text = visible(text).replace("\n", " ").replace("\t", " ").replace("$", r"\$")
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def _attribute(text: str) -> str:

@@ -52,7 +52,7 @@ def pictures(
                 length_histogram(colour_order, cap),
             )
         )
-    levels = {
+    levels: dict[str, list[list[Any]]] = {
         block["task"]: [
             next((other["levels"] for other in side["tasks"] if other["task"] == block["task"]), []) for side in sides
         ]

@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from .figures import BASE, CONTROLS, INK, MUTED, PAPER, RULE, TRAINED
+from .figures import BASE, CONTROLS, INK, MUTED, PAPER, RULE, TRAINED, label
 from .wording import count, percent, ratio, seconds
 
+F64 = NDArray[np.float64]
 COLOURS = (BASE, TRAINED, *CONTROLS)
 WIDTH = 4.4
 """Inches."""
@@ -40,12 +41,12 @@ def accuracy_against_tokens(blocks: Mapping[str, Mapping[str, Any]], one_pass: f
     crosses = []
     x = [block["tokens"]["mean"] for block in blocks.values()]
     y = [block["accuracy"]["avg_at_k"]["value"] for block in blocks.values()]
-    for label, block, colour, at, value in zip(blocks, blocks.values(), _cycle(len(blocks)), x, y, strict=True):
+    for name, block, colour, at, value in zip(blocks, blocks.values(), _cycle(len(blocks)), x, y, strict=True):
         bars = axes.errorbar(
             at, value, xerr=_reach(at, block["tokens"]["mean_ci95"]),
             yerr=_reach(value, block["accuracy"]["avg_at_k"]["ci95"]),
             fmt="o", ms=6, color=colour, elinewidth=1.4, capsize=3, zorder=3,
-            label=f"{label}: {percent(value)}, {count(at)} tokens",
+            label=f"{label(name)}: {percent(value)}, {count(at)} tokens",
         )  # fmt: skip
         crosses.append(bars)
     if len(blocks) > 1:
@@ -70,7 +71,7 @@ def accuracy_against_tokens(blocks: Mapping[str, Mapping[str, Any]], one_pass: f
     return figure
 
 
-def length_by_level(tasks: Mapping[str, Sequence[Mapping[str, Any]]], labels: Sequence[str]) -> Figure:
+def length_by_level(tasks: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], labels: Sequence[str]) -> Figure:
     """Mean tokens by difficulty, one panel a task, one bar a model; above a pair stands its ratio.
 
     tasks: task -> ``[levels of the first model, of the second]``, each the ``levels`` of a block of ``summary.json``.
@@ -104,7 +105,7 @@ def length_by_level(tasks: Mapping[str, Sequence[Mapping[str, Any]]], labels: Se
         axes.tick_params(axis="x", length=0)
         axes.set_ylim(0, 1.12 * max(max(top) for top in tops.values()))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.set_title(task, fontsize=NORMAL, color=INK, loc="left", pad=6)
+        axes.set_title(label(task), fontsize=NORMAL, color=INK, loc="left", pad=6)
         _labels(axes, "level" if axes is panels[-1] else "", "tokens per answer")
     _legend_above(figure, labels)
     return figure
@@ -116,16 +117,16 @@ def length_histogram(lengths: Mapping[str, ArrayLike], cap: int | None = None) -
     lengths: label -> response lengths in tokens, all samples of one model.
     """
     figure, axes = _figure(2.9)
-    arrays = {label: np.maximum(np.asarray(values, np.float64), 1) for label, values in lengths.items()}
-    every = np.concatenate(list(arrays.values()))
+    arrays = [np.maximum(np.asarray(values, np.float64), 1) for values in lengths.values()]
+    every = np.concatenate(arrays)
     steps = np.arange(math.floor(4 * math.log2(every.min())), math.ceil(4 * math.log2(every.max())) + 2) / 4
     # Whole numbers of tokens, half way between two: no bin without an integer in it.
     edges = np.unique(np.ceil(2.0**steps)) - 0.5
     edges = np.append(edges[edges < every.max()], every.max() + 0.5)
-    for (label, values), colour in zip(arrays.items(), _cycle(len(arrays)), strict=True):
+    for values, colour in zip(arrays, _cycle(len(arrays)), strict=True):
         share = np.histogram(values, edges)[0] / len(values)
         axes.stairs(share, edges, fill=True, color=colour, alpha=0.28, zorder=2)
-        axes.stairs(share, edges, color=colour, lw=1.4, zorder=3, label=label)
+        axes.stairs(share, edges, color=colour, lw=1.4, zorder=3)
         axes.plot(values.mean(), 0, "^", ms=8, color=colour, mec=PAPER, mew=0.8, clip_on=False, zorder=4)
     _log2_axis(axes, [*edges[[0, -1]], cap or every.max()], pad=0.12)
     if cap is not None:
@@ -149,7 +150,7 @@ CURVES: Curves = (
     ("Mean length", "tokens", [("length/right", "right", CONTROLS[0]), ("length/wrong", "wrong", CONTROLS[1])]),
     ("Truncated by the cap", "%", [("length/truncated", "", INK)]),
     ("Cut by DOT", "%", [("dot/cut", "", INK)]),
-    ("Entropy", "nats per token", [("entropy", "", INK), ("policy/entropy", "", INK), ("loss/entropy", "", INK)]),
+    ("Entropy", "nats per token", [("policy/entropy", "", INK)]),
 )
 """What is drawn of ``metrics.jsonl``; a panel without values is left out, time per phase is added."""
 
@@ -168,7 +169,7 @@ def training_curves(records: Sequence[Mapping[str, Any]], columns: int = 3) -> F
     ]
     panels = []
     for title, unit, wanted in (*CURVES, ("Time per phase", "s per step", timing)):
-        lines = [(label, colour, *_series(records, key)) for key, label, colour in wanted]
+        lines = [(name, colour, *_series(records, key)) for key, name, colour in wanted]
         if lines := [line for line in lines if len(line[2])]:
             panels.append((title, unit, lines))
     if not panels:
@@ -181,17 +182,17 @@ def training_curves(records: Sequence[Mapping[str, Any]], columns: int = 3) -> F
     for axes, (title, unit, lines) in zip(grid, panels, strict=False):
         _clean(axes)
         scale = 100 if unit == "%" else 1
-        for label, colour, step, value in lines:
-            value = scale * np.array(value)
-            axes.plot(step, value, color=colour, lw=0.8, alpha=0.3)
-            axes.plot(step, _running_mean(value), color=colour, lw=1.6, label=label or None)
+        for name, colour, step, value in lines:
+            scaled = scale * np.array(value)
+            axes.plot(step, scaled, color=colour, lw=0.8, alpha=0.3)
+            axes.plot(step, _running_mean(scaled), color=colour, lw=1.6, label=label(name) or None)
         axes.set_title(f"{title}, {unit}" if unit else title, fontsize=NORMAL, color=INK, loc="left", pad=5)
         every = np.concatenate([scale * np.array(value) for *_, value in lines])
         if 0 <= every.min() <= 0.5 * every.max():  # from 0, unless that would squeeze the curve
             axes.set_ylim(0, 1.08 * every.max() or 1)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        if any(label for label, *_ in lines):
+        if any(name for name, *_ in lines):
             axes.legend(
                 fontsize=SMALL - 1, frameon=False, labelcolor=INK, handlelength=1.1, borderaxespad=0.1,
                 labelspacing=0.25, ncols=1 + (len(lines) > 4), columnspacing=0.9,
@@ -230,7 +231,7 @@ def cost_breakdown(costs: Mapping[str, Mapping[str, Any]]) -> Figure:
             axes.annotate(
                 shown, (left, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=SMALL, color=INK
             )
-        axes.set_yticks(range(len(costs)), list(costs))
+        axes.set_yticks(range(len(costs)), [label(name, 16) for name in costs])
         axes.tick_params(axis="y", length=0, labelsize=SMALL, labelcolor=INK)
         axes.set_ylim(len(costs) - 0.45, -0.55)
         axes.set_xlim(0, 1.16 * max(totals))
@@ -268,7 +269,7 @@ def _labels(axes: Axes, x: str, y: str) -> None:
 def _legend_above(figure: Figure, labels: Sequence[str]) -> None:
     if len(labels) > 1:
         colours = _cycle(len(labels))
-        _legend(figure, [Patch(color=colour, label=label) for label, colour in zip(labels, colours, strict=True)])
+        _legend(figure, [Patch(color=colour, label=label(name)) for name, colour in zip(labels, colours, strict=True)])
 
 
 def _legend(figure: Figure, handles: Sequence[Patch | Line2D], columns: int | None = None) -> None:
@@ -308,7 +309,7 @@ def _series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], 
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _running_mean(value: np.ndarray) -> np.ndarray:
+def _running_mean(value: F64) -> F64:
     """Mean over a window of a tenth of the run, shorter at the ends, so that nothing is shifted."""
     half = len(value) // 20
     total = np.concatenate([[0.0], np.cumsum(value)])

@@ -23,7 +23,8 @@ from .pictures import Picture, pictures
 from .records import SAMPLES, read_samples, write_whole
 from .report_notes import caveats, default_title, measured, tiles
 from .report_rows import detail_table, headline_table, level_table, pair_facts
-from .transcripts import FOLD_AFTER, Example, pick_examples, shortened, visible
+from .transcripts import FOLD_AFTER, Example, pick_examples, shortened
+from .visible import visible
 from .wording import comparison_headline, evaluation_headline, margin_words
 
 __all__ = ["Evaluated", "write_report"]
@@ -66,25 +67,29 @@ def write_report(
     transcripts: examples to show; by default they are picked from the samples.
     controls: further evaluations of the same problems, for the plot of accuracy over tokens.
     one_pass: mean tokens of a response without any re-checking, where it is known.
-    labels: what the two sides are called.
+    labels: what the two sides are called; equal ones get "(base)" and "(new)" added.
     meta: ``title``; ``command`` that made the numbers; ``config`` (text); ``caveats`` (a list of sentences); every
         other key becomes a row of "how it was measured".
 
-    Raises ``ConfigError`` for two evaluations without a comparison or the reverse, ``DataError`` for a folder or
-    metrics that cannot be read.
+    Raises ``ConfigError`` for two evaluations without a comparison or the reverse and for a control with the label of
+    a side, ``DataError`` for a folder or metrics that cannot be read.
     """
     if (trained is None) != (comparison is None):
         raise ConfigError(
             "a report on two evaluations needs both `trained` and `comparison` and one on a single evaluation neither; "
             "get the comparison from laconic.eval.paired.compare_runs"
         )
+    if labels[0] == labels[1]:
+        labels = (f"{labels[0]} (base)", f"{labels[1]} (new)")
     known = dict(meta or {})
     sides = [_load(side) for side in (base, trained) if side is not None]
     names = list(labels) if trained is not None else [str(sides[0].summary["model"]["name"])]
     summaries = [side.summary for side in sides]
     more = {label: _load(source).summary for label, source in (controls or {}).items()}
+    if taken := sorted(set(more) & set(names)):
+        raise ConfigError(f"a control is called {taken[0]!r} as one of the two sides is; give it another label")
     end_think = summaries[0]["settings"].get("end_think")
-    tables = {name: side.samples for name, side in zip(names, sides, strict=True) if side.samples is not None}
+    tables = {name: side.samples for name, side in zip(names, sides, strict=True) if side.samples}
     if transcripts is None:
         transcripts = pick_examples(tables, end_think) if len(tables) == len(sides) else []
     records = [] if metrics_jsonl is None else _read_metrics(Path(metrics_jsonl))

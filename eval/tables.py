@@ -31,16 +31,16 @@ STYLES = {"non-inferior": "green", "inferior": "red", "undecided": "yellow"}
 def eval_table(summary: Block) -> Table:
     """One evaluation (``summary.json``): a row per task and, where there are several, one for all."""
     table = _table(_title("evaluation", summary["model"]["name"], summary["overall"]))
-    table.add_column("task", no_wrap=True, max_width=15)
+    table.add_column("task", no_wrap=True, max_width=15, overflow="crop")
     for name in ("accuracy", "95% interval", "tokens", "95% interval", "truncated"):
         table.add_column(name, justify="right", no_wrap=True)
     for block in shown_blocks(summary):
         accuracy, tokens = block["accuracy"]["avg_at_k"], block["tokens"]
         table.add_row(
-            _ascii(task_name(block["task"])),
             *map(
-                _ascii,
+                _text,
                 (
+                    task_name(block["task"]),
                     percent(accuracy["value"]),
                     interval(accuracy["ci95"], _short_percent),
                     count(tokens["mean"]),
@@ -59,7 +59,7 @@ def eval_table(summary: Block) -> Table:
             f"Computed for {cost['profile']}: {latency} per answer alone, "
             f"{busy} of GPU time per 1,000 answers at B={batch}."
         )
-    table.caption = Text(_ascii("\n".join(caption)))
+    table.caption = _text("\n".join(caption))
     return table
 
 
@@ -67,15 +67,15 @@ def comparison_table(comparison: Block, labels: tuple[str, str] = ("base", "trai
     """Two evaluations (``compare_runs``): measures down, models across, the verdict in words below."""
     overall = comparison["overall"]
     table = _table(_title("comparison", f"{labels[0]} and {labels[1]}", overall))
-    table.add_column("", no_wrap=True, max_width=24)
-    table.add_column(_ascii(labels[0]), justify="right", no_wrap=True, max_width=12)
-    table.add_column(_ascii(labels[1]), justify="right", no_wrap=True, max_width=12)
+    table.add_column("", no_wrap=True, max_width=21, overflow="crop")
+    table.add_column(_text(labels[0]), justify="right", no_wrap=True, max_width=10, overflow="crop")
+    table.add_column(_text(labels[1]), justify="right", no_wrap=True, max_width=10, overflow="crop")
     table.add_column("change (95% interval)", no_wrap=True)
     several = len(comparison["tasks"]) > 1
     blocks = shown_blocks(comparison)
 
     def row(title: str, before: str, after: str, change: str = "", style: str = "") -> None:
-        table.add_row(*(Text(_ascii(text), style=style) for text in (title, before, after, change)))
+        table.add_row(*(_text(text, style) for text in (title, before, after, change)))
 
     def rows(title: str, values: Callable[[Block], tuple[str, str, str]]) -> None:
         for index, block in enumerate(blocks):
@@ -88,25 +88,29 @@ def comparison_table(comparison: Block, labels: tuple[str, str] = ("base", "trai
     rows("tokens per answer", _tokens)
     tokens, cost = overall["tokens"], overall["cost"]
     row("truncated", percent(tokens["base_trunc_rate"]), percent(tokens["new_trunc_rate"]))
-    row("tokens per right answer", count(tokens["base_tpc"]), count(tokens["new_tpc"]), _times(tokens, "tpc"))
+    row("tokens / right answer", count(tokens["base_tpc"]), count(tokens["new_tpc"]), _times(tokens, "tpc"))
     if cost is not None:
         batch = max(cost["gpu_s_ratio"], key=int)
-        row(
-            "latency alone (B=1)",
-            *seconds(*(cost[side]["latency_b1_mean"] for side in ("base", "new"))),
-            f"x{ratio(cost['latency_b1_ratio'])}",
-        )
-        row(
-            f"GPU per 1,000, B={batch}",
-            *seconds(*(1000 * cost[side]["gpu_s"][batch] for side in ("base", "new"))),
-            f"x{ratio(cost['gpu_s_ratio'][batch])}",
-        )
+        for title, values, change in (
+            (
+                "latency alone (B=1)",
+                [cost[side]["latency_b1_mean"] for side in ("base", "new")],
+                cost["latency_b1_ratio"],
+            ),
+            (
+                f"GPU per 1,000, B={batch}",
+                [1000 * cost[side]["gpu_s"][batch] for side in ("base", "new")],
+                cost["gpu_s_ratio"][batch],
+            ),
+        ):
+            before, after = seconds(*values)
+            row(title, before, after, f"x{ratio(change)}")
     accuracy = overall["accuracy"]
-    caption = Text(_ascii(comparison_headline(overall, labels).claim) + ".\n")
+    caption = _text(f"{comparison_headline(overall, labels).claim}.\n")
     caption.append(accuracy["verdict"], style=STYLES[accuracy["verdict"]])
-    caption.append(_ascii(f" at a margin of {margin_words(accuracy['margin'])}"))
+    caption.append(f" at a margin of {margin_words(accuracy['margin'])}")
     if cost is not None:
-        caption.append(_ascii(f"; times are computed for {cost['profile']}"))
+        caption.append(_text(f"; times are computed for {cost['profile']}"))
     table.caption = caption
     return table
 
@@ -134,15 +138,15 @@ def _short_percent(share: Number) -> str:
 
 def _title(kind: str, what: str, block: Block) -> Text:
     k = "" if block["k"] is None else f" x {block['k']} samples"
-    return Text(_ascii(f"{kind} of {what}, {block['n']:,} problems{k}"), style="bold")
+    return _text(f"{kind} of {what}, {block['n']:,} problems{k}", "bold")
 
 
 def _table(title: Text) -> Table:
     return Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
-def _ascii(text: str) -> str:
-    """What any terminal can show."""
+def _text(text: str, style: str = "") -> Text:
+    """What any terminal can show; a ``Text`` so that brackets in a name are not taken for markup."""
     for sign, plain in (("−", "-"), ("–", "-"), ("×", "x"), ("→", "->"), ("µ", "u"), ("…", "...")):
         text = text.replace(sign, plain)
-    return text.encode("ascii", "replace").decode()
+    return Text(text.encode("ascii", "replace").decode(), style=style)

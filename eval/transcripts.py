@@ -6,7 +6,6 @@ a response of typical length (nearest to the median), so that nobody picked them
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,22 +98,9 @@ def split_thought(text: str, end_think: str | None) -> tuple[str, str]:
     return thought.removeprefix(end_think.replace("/", "")), answer
 
 
-def visible(text: str) -> str:
-    """The text with every character that has no picture or turns the text around written as its code point.
-
-    Line feeds and tabs stay. A model may write anything: escape sequences, overrides of the writing direction, halves
-    of surrogate pairs that no file can hold.
-    """
-    return "".join(f"⟨U+{ord(c):04X}⟩" if c not in "\n\t" and _unseen(c) else c for c in text)
-
-
 def shortened(text: str) -> str:
     """At most ``KEEP`` characters, with a word on what was left out."""
     return text if len(text) <= KEEP else f"{text[:KEEP]}\n[{len(text) - KEEP:,} more characters left out]"
-
-
-def _unseen(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def _of_difficulty(pairs: Sequence[list[dict[str, Any]]], end: Callable[..., Any]) -> list[list[dict[str, Any]]]:

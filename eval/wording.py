@@ -97,11 +97,11 @@ def comparison_headline(block: Mapping[str, Any], labels: tuple[str, str] = ("ba
     accuracy, tokens = block["accuracy"], block["tokens"]
     base, new = (the_model(label) for label in labels)
     change = token_change(tokens["ratio"])
-    claim = {
-        "non-inferior": f"{_capital(new)} is {_kept(accuracy)} {base} and writes {change}",
-        "inferior": f"{_capital(new)} is less accurate than {base} and writes {change}",
-        "undecided": f"Undecided: {new} may or may not be as accurate as {base}; it writes {change}",
-    }[accuracy["verdict"]]
+    if accuracy["verdict"] == "undecided":
+        claim = f"Undecided: {new} may or may not be as accurate as {base}; it writes {change}"
+    else:
+        compared = "less accurate than" if accuracy["verdict"] == "inferior" else _kept(accuracy)
+        claim = f"{_capital(new)} is {compared} {base} and writes {change}"
     detail = (
         f"{_capital(new)} is right {percent(accuracy['new'])} of the time, {base} {percent(accuracy['base'])}: a "
         f"difference of {signed_points(accuracy['delta'])} points{bracket(accuracy['ci95'], signed_points, CI)}. "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from . import PROCEDURAL
 from .local import load_file
 from .problem import Problem, Split
-from .settings import FAMILIES, TaskSettings
+from .settings import TaskSettings
 
 
 def load_problems(task: TaskSettings, split: Split = "train", count: int | None = None) -> list[Problem]:
@@ -17,6 +18,6 @@ def load_problems(task: TaskSettings, split: Split = "train", count: int | None 
     if task.file is not None:
         return load_file(task.file, task.columns, verifier=task.verifier)[:count]
     wanted = task.count if count is None else count
-    families = [FAMILIES[name] for name in task.names]
+    families = [PROCEDURAL[name] for name in task.names]
     turns = ((families[index % len(families)], index // len(families)) for index in range(wanted))
     return [family.problem(split, task.seed, index) for family, index in turns]

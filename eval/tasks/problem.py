@@ -47,9 +47,8 @@ class ProceduralTask:
     draw: Callable[[int, str], tuple[str, str]]
     """(level, entropy string) -> (prompt, gold)."""
     steps: Callable[..., list[str]]
-    """``steps(prompt, noted=int)``: the written steps of one pass; the last one ends in the answer. ``noted`` maps every
-    result to what gets written down, so that a slip is carried on like a real one."""
-
+    """``steps(prompt, noted=int)``: the written steps of one pass; the last one ends in the answer. ``noted`` maps
+    every result to what gets written down, so that a slip is carried on like a real one."""
     guess: Callable[[str], str]
     """Non-empty beginning of a pass -> the best answer it supports."""
 

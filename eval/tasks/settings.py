@@ -6,18 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...errors import ConfigError
-from .chain import CHAIN
+from . import PROCEDURAL
 from .local import FIELDS
-from .search import SEARCH
-
-FAMILIES = {family.name: family for family in (CHAIN, SEARCH)}
 
 
 @dataclass(frozen=True)
 class TaskSettings:
     """Procedural problems by ``names``, or a local ``file``."""
 
-    names: tuple[str, ...] = tuple(FAMILIES)
+    names: tuple[str, ...] = tuple(PROCEDURAL)
     """Procedural families, interleaved; without effect when ``file`` is given."""
     seed: int = 0
     """Of the procedural problems."""
@@ -33,11 +30,11 @@ class TaskSettings:
     """Judges the answers to the file's problems."""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.names if name not in FAMILIES]
+        unknown = [name for name in self.names if name not in PROCEDURAL]
         if unknown and not self.file:
-            raise ConfigError(f"task.names holds {unknown[0]!r}; known: {', '.join(FAMILIES)}; or give task.file")
+            raise ConfigError(f"task.names holds {unknown[0]!r}; known: {', '.join(PROCEDURAL)}; or give task.file")
         if not self.names and not self.file:
-            raise ConfigError(f"task.names is empty; name one of {', '.join(FAMILIES)} or give task.file")
+            raise ConfigError(f"task.names is empty; name one of {', '.join(PROCEDURAL)} or give task.file")
         foreign = [field for field in self.columns if field not in FIELDS]
         if foreign:
             raise ConfigError(

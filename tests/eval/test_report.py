@@ -217,6 +217,14 @@ def test_two_evaluations_without_their_comparison_are_refused(written: Any, tmp_
         write_report(tmp_path, base=written.base, comparison=written.comparison)
 
 
+def test_two_runs_of_the_same_name_stay_apart_and_controls_have_their_own(written: Any, tmp_path: Path) -> None:
+    sides: dict[str, Any] = {"base": written.base, "trained": written.trained, "comparison": written.comparison}
+    page = Page(write_report(tmp_path, **sides, labels=("eval", "eval")))
+    assert "eval (new) is " in page.text and "eval (base)" in page.text
+    with pytest.raises(ConfigError, match="another label"):
+        write_report(tmp_path, **sides, controls={"trained": written.base.summary})
+
+
 def test_missing_and_broken_files_are_named(written: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no summary\.json"):
         write_report(tmp_path, base=tmp_path / "nothing")

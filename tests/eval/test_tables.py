@@ -54,7 +54,8 @@ def test_the_numbers_are_those_of_the_summary_and_the_comparison(written: Any) -
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_tables_print_on_any_terminal(written: Any, encoding: str) -> None:
-    assert "accuracy" in printed(comparison_table(written.comparison), encoding=encoding)
+    labels = ("größer als das Feld", "短い答え")
+    assert "accuracy" in printed(comparison_table(written.comparison, labels), encoding=encoding)
     assert "accuracy" in printed(eval_table(written.base.summary), encoding=encoding)
 
 
