@@ -78,11 +78,7 @@ def run_demo(
             "title": "A tiny thinker learns to be brief",
             "command": "laconic demo",
             "config": to_yaml(settings),
-            "caveats": [
-                "The model has 0.3 M parameters and its problems are made by a program. What works here is evidence "
-                "about this code, not about large models.",
-                "alpha, margin and learning rate are the demo's own, not those of the paper.",
-            ],
+            "caveats": ["alpha, margin and learning rate are the demo's own, not those of the paper."],
         },
     )
     summary = _summary(comparison, shortest, train_seconds, time.perf_counter() - started)

@@ -114,7 +114,7 @@ def test_a_dry_run_of_the_recipe_needs_no_network_and_estimates_memory():
     answer = run("train", RECIPE, "--dry-run")
     assert answer.exit_code == 0
     assert "128 prompts" in answer.output and "4,096 rollouts per step" in answer.output
-    assert "model of 1,777,088,000 parameters" in answer.output and "estimated peak memory in bfloat16" in answer.output
+    assert "model of 1,777,088,000 parameters" in answer.output and "estimated peak memory on a GPU" in answer.output
 
 
 def test_a_dry_run_for_scripts_prints_the_resolved_settings():

@@ -13,20 +13,22 @@ from .model_config import Config
 from .settings import Settings
 
 GIB = 2**30
-WIDTHS = {"float32 (CPU)": 4, "bfloat16 (GPU)": 2}
-"""Bytes of a weight, gradient, moment, activation or cached value, by what the model is loaded in and where."""
+WIDTH = 4
+"""Bytes of a weight, gradient, moment or cached value: training keeps float32."""
+ACTIVATION_WIDTHS = {"on a CPU": 4, "on a GPU (activations in bfloat16)": 2}
+"""Bytes of an activation: on a GPU the trainer computes under autocast."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Estimated peak bytes of one rank, nothing sharded.
 
-    With P parameters of b bytes each, V vocabulary, h hidden size, n layers, q = heads * head_dim, k = kv heads *
+    With P parameters of b = 4 bytes each, a bytes per activation, V vocabulary, h hidden size, n layers, q = heads * head_dim, k = kv heads *
     head_dim, I inner size, M = tokens of a micro-batch (at least one longest row):
 
     - weights P b, gradients P b, Adam 2 P b, reference P b (only with a KL term);
     - key-value cache: live sequences * (max_prompt + max_completion) * 2 n k b, the worst case;
-    - activations: M * n * (6 h + 2 q + 2 k + 4 I) * b; with gradient checkpointing M * (n h + one layer's) * b;
+    - activations: M * n * (6 h + 2 q + 2 k + 4 I) * a; with gradient checkpointing M * (n h + one layer's) * a;
     - log-prob head: logits and their gradient in float32 for one chunk of at most 1,024 tokens, 8 * 1,024 * V.
 
     Peak = weights + gradients + Adam + reference + max(cache, activations + head): the embedded engine shares the
@@ -80,13 +82,13 @@ def derive(settings: Settings, config: Config | None) -> list[str]:
     except ConfigError as error:
         return [*lines, f"model size and peak memory: unknown, {error}"]
     lines.append(f"model of {spec.parameters:,} parameters")
-    for dtype, width in WIDTHS.items():
-        lines.append(f"estimated peak memory in {dtype}: {_in_words(estimate_memory(settings, spec, width))}")
+    for where, width in ACTIVATION_WIDTHS.items():
+        lines.append(f"estimated peak memory {where}: {_in_words(estimate_memory(settings, spec, width))}")
     return lines
 
 
-def estimate_memory(settings: Settings, spec: ModelSpec, width: int) -> MemoryEstimate:
-    """The parts of one rank's peak for numbers of ``width`` bytes; formula: :class:`MemoryEstimate`."""
+def estimate_memory(settings: Settings, spec: ModelSpec, activation_width: int) -> MemoryEstimate:
+    """The parts of one rank's peak for activations of so many bytes; formula: :class:`MemoryEstimate`."""
     rollout, optim = settings.rollout, settings.optim
     row = rollout.max_prompt + rollout.max_completion
     tokens = max(optim.micro_batch_tokens, row)
@@ -94,14 +96,14 @@ def estimate_memory(settings: Settings, spec: ModelSpec, width: int) -> MemoryEs
     queries, keys = spec.q_heads * spec.head_dim, spec.kv_heads * spec.head_dim
     layer = 6 * spec.hidden + 2 * queries + 2 * keys + 4 * (spec.experts_active * spec.expert_ffn or spec.ffn)
     kept = spec.layers * spec.hidden + layer if optim.gradient_checkpointing else spec.layers * layer
-    whole = spec.parameters * width
+    whole = spec.parameters * WIDTH
     return MemoryEstimate(
         weights=whole,
         gradients=whole,
         adam=2 * whole,
         reference=whole if getattr(settings.objective, "kl", 0) else 0,
-        cache=live * row * 2 * spec.layers * keys * width,
-        activations=tokens * kept * width,
+        cache=live * row * 2 * spec.layers * keys * WIDTH,
+        activations=tokens * kept * activation_width,
         head=8 * min(1024, tokens) * spec.vocab,
     )
 
@@ -170,5 +172,5 @@ def summary(settings: Settings, config: Config | None) -> dict[str, Any]:
         "ranks": world_size(),
         "rollouts_at_most": settings.steps * prompts_sampled(settings) * rollout.group_size,
         "parameters": spec.parameters if spec else None,
-        "peak_bytes": {d: estimate_memory(settings, spec, w).total for d, w in WIDTHS.items()} if spec else None,
+        "peak_bytes": {d: estimate_memory(settings, spec, w).total for d, w in ACTIVATION_WIDTHS.items()} if spec else None,
     }

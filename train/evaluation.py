@@ -12,9 +12,10 @@ from typing import Any
 
 from ..errors import ConfigError, DataError
 from ..eval.settings import EvalConfig
+from ..eval.tasks import PROCEDURAL
 from ..eval.tasks.load import load_problems
 from ..eval.tasks.problem import Problem
-from ..eval.tasks.settings import FAMILIES, TaskSettings
+from ..eval.tasks.settings import TaskSettings
 from .settings import load_settings
 
 EVALUATIONS = Path("runs") / "eval"
@@ -147,12 +148,12 @@ def _subject(
 def _tasks(names: Sequence[str], default: TaskSettings) -> tuple[TaskSettings, ...]:
     if not names:
         return (default,)
-    families = tuple(name for name in names if name in FAMILIES)
-    files = [name for name in names if name not in FAMILIES]
+    families = tuple(name for name in names if name in PROCEDURAL)
+    files = [name for name in names if name not in PROCEDURAL]
     unknown = [name for name in files if "." not in name and "/" not in name]
     if unknown:
         raise ConfigError(
-            f"unknown task {unknown[0]!r}; give one of {', '.join(FAMILIES)}, or a .jsonl or .parquet file"
+            f"unknown task {unknown[0]!r}; give one of {', '.join(PROCEDURAL)}, or a .jsonl or .parquet file"
         )
     chosen = [replace(default, names=families, file=None)] if families else []
     return (*chosen, *(replace(default, file=file) for file in files))

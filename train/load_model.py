@@ -9,8 +9,11 @@ from transformers.utils import logging
 from .model_files import check_model_folder, resolve_model
 
 
-def load_model(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a packaged name, folder or Hub id, for inference: float32 on a CPU, bfloat16 on a GPU.
+def load_model(model: str, *, training: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a packaged name, folder or Hub id, on the device it is used on.
+
+    float32 on a CPU and for training, where AdamW's small steps would round away in bfloat16 (the trainer computes
+    under autocast); bfloat16 for inference on a GPU.
 
     Raises:
         DataError: no such model, or a folder without weights, tokenizer or EOS token.
@@ -19,5 +22,12 @@ def load_model(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     check_model_folder(location)
     logging.disable_progress_bar()  # a bar per weight file tells nobody anything
     gpu = torch.cuda.is_available()
-    loaded = AutoModelForCausalLM.from_pretrained(location, dtype=torch.bfloat16 if gpu else torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        location, dtype=torch.bfloat16 if gpu and not training else torch.float32
+    )
     return loaded.to("cuda" if gpu else "cpu").eval(), AutoTokenizer.from_pretrained(location)
+
+
+def sampled_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many words are sampled and scored: models pad their vocabulary beyond the tokenizer's."""
+    return min(len(tokenizer), int(model.config.get_text_config().vocab_size))

@@ -23,7 +23,7 @@ from ..rollout.engines.protocol import Engine
 from .atomic import write_atomically
 from .checkpoint import latest_checkpoint, step_of
 from .environment import describe_environment
-from .load_model import load_model
+from .load_model import load_model, sampled_words
 from .progress import TrainingProgress
 from .rollout_log import drop_rollouts_after
 from .run_folder import claim_run_folder
@@ -44,7 +44,7 @@ def run_training(settings: Settings, run_dir: Path, *, quiet: bool = False) -> P
         drop_rollouts_after(folder.rollouts, done)
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        model, tokenizer = load_model(settings.model)
+        model, tokenizer = load_model(settings.model, training=True)
         problems = load_problems(settings.task, "train")
         with VerifierPool(verifiers=sorted({problem.verifier for problem in problems})) as pool:
             progress = TrainingProgress(settings, quiet=quiet)
@@ -77,7 +77,7 @@ def engine_maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Call
         [tokenizer.eos_token_id],
         max_live=rollout.max_live,
         max_context=rollout.max_prompt + rollout.max_completion,
-        allowed_vocab=len(tokenizer),
+        allowed_vocab=sampled_words(model, tokenizer),
     )
 
 

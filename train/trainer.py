@@ -1,10 +1,10 @@
 """The trainer: trl's GRPOTrainer with its data path replaced by ours.
 
 Kept from trl and transformers: construction (model, reference, PEFT, quantisation, DeepSpeed and FSDP preparation),
-optimizer, schedules, callbacks, trackers, Hub. Replaced: the train dataloader (a ticker, prompts come from our
-sampler), ``_prepare_inputs`` (``experience.py``), ``training_step`` (loops over packs), ``_compute_loss`` (all
-normalisation is ours), ``log``, saving and loading. ``tests/train/test_trl_contract.py`` fails when one of these
-methods, or one that they rely on, changes in trl.
+optimizer, schedules, callbacks, trackers, Hub. Replaced (``REPLACED``): the train dataloader (a ticker, prompts come
+from our sampler), ``_prepare_inputs`` (``experience.py``), ``training_step`` (loops over packs), ``_compute_loss``
+(all normalisation is ours), ``log``, saving and loading. ``tests/train/test_trl_contract.py`` fails when one of these
+methods, or one that they rely on, changes in trl or transformers.
 
 One tick of the dataloader is one optimizer update. ``optim.updates_per_batch * optim.epochs`` updates share one
 generation, and a run is saved at generation boundaries only.
@@ -33,24 +33,36 @@ from trl import GRPOTrainer
 
 from ..errors import RunError
 from ..eval.tasks import Problem
-from ..eval.tasks.prompt import encode_prompt
 from ..kernels.logprob_head import add_logprob_head
 from ..rollout.drivers import FlatDriver
 from ..rollout.engines.protocol import Engine, Sampling
 from ..rollout.records import Group, prompt_group
 from ..rollout.scheduler import run_groups
 from .atomic import temporary_beside
-from .checkpoint import save_checkpoint
+from .checkpoint import latest_checkpoint, save_checkpoint
 from .experience import Experience, Judge, credit, judge, outcome_metrics, select_groups, shape, truncate
 from .forward import score, with_old_log_probs
+from .load_model import sampled_words
 from .metrics_log import MetricsLog
 from .objectives import LossInputs
 from .packed import PackedBatch
+from .prompts import encode_prompts
 from .rollout_log import write_rollouts
 from .rows import flatten, to_packs
 from .settings import Settings
 from .trl_config import grpo_config
 
+REPLACED = (
+    "get_train_dataloader",
+    "_prepare_inputs",
+    "training_step",
+    "_compute_loss",
+    "_clip_grad_norm",
+    "log",
+    "_save_checkpoint",
+    "_load_optimizer_and_scheduler",
+)
+"""Methods of trl's GRPOTrainer and transformers' Trainer that ``LaconicTrainer`` replaces, besides ``__init__``."""
 METHOD_STATE = "laconic_state.json"
 PHASE_FILE = os.environ.get("LACONIC_PHASE_FILE")
 """Where the name of the current phase is written, for tools that watch (or kill) a run at a chosen moment."""
@@ -89,6 +101,7 @@ class LaconicTrainer(GRPOTrainer):
     ) -> None:
         self.settings, self.problems, self.run_dir = settings, list(problems), run_dir
         self.problem_by_id = {problem.id: problem for problem in problems}
+        self.prompts = encode_prompts(problems, tokenizer, settings.task.template, settings.rollout.max_prompt)
         self.judge_items, self.on_tokens = judge_items, on_tokens
         self.updates_per_generation = settings.optim.updates_per_batch * settings.optim.epochs
         super().__init__(
@@ -101,7 +114,7 @@ class LaconicTrainer(GRPOTrainer):
         )
         policy = self.accelerator.unwrap_model(self.model)
         for scored in filter(None, (policy, self.ref_model)):
-            add_logprob_head(_causal_lm(scored), settings.rollout.temperature)
+            add_logprob_head(_causal_lm(scored), settings.rollout.temperature, sampled_words(policy, tokenizer))
         self.engine = make_engine(policy)
         self.sampler = settings.sampler.build(len(self.problems), settings.seed)
         self.metrics_log = MetricsLog(run_dir / "metrics.jsonl")
@@ -128,7 +141,7 @@ class LaconicTrainer(GRPOTrainer):
         """The packs of the current update; at a generation boundary, roll out first."""
         update = self.state.global_step % self.updates_per_generation
         if update == 0:
-            self.seconds, self._update_metrics = {}, []
+            self._update_metrics = []
             self._boundary_state = self.sampler.state_dict()
             self._updates = self._pack(self._collect())
         return self._updates[update]
@@ -138,7 +151,7 @@ class LaconicTrainer(GRPOTrainer):
         wanted = self.settings.rollout.prompts_per_step
         with self._phase("rollout"):
             indices = self.sampler.draw(self.sampler.to_sample(wanted))
-            groups = self._roll_out([self.problems[index] for index in indices])
+            groups = self._roll_out(indices)
         with self._phase("judge"):
             experience = judge(groups, self.problem_by_id, self._tokenizer, self.judge_items)
             metrics = outcome_metrics(experience)
@@ -164,12 +177,12 @@ class LaconicTrainer(GRPOTrainer):
             write_rollouts(self.run_dir / "rollouts", self.generation + 1, kept, self.problem_by_id, self._tokenizer)
         return kept
 
-    def _roll_out(self, problems: Sequence[Problem]) -> list[Group]:
+    def _roll_out(self, indices: Sequence[int]) -> list[Group]:
+        """Sample one group for each of these problems."""
         rollout = self.settings.rollout
         driver = FlatDriver(rollout.group_size, rollout.max_completion, Sampling(rollout.temperature))
         groups = [
-            prompt_group(index, problem.id, encode_prompt(problem, self._tokenizer, self.settings.task.template))
-            for index, problem in enumerate(problems)
+            prompt_group(number, self.problems[index].id, self.prompts[index]) for number, index in enumerate(indices)
         ]
         self.engine.sync(None, self.state.global_step)
 
@@ -179,9 +192,7 @@ class LaconicTrainer(GRPOTrainer):
             if self.on_tokens is not None:
                 self.on_tokens(decoded, finished)
 
-        return run_groups(
-            driver, self.engine, groups, seed=self.settings.seed, step=self.generation, progress=progress
-        )
+        return run_groups(driver, self.engine, groups, seed=self.settings.seed, step=self.generation, progress=progress)
 
     def _pack(self, experience: Experience) -> list[list[PackedBatch]]:
         """``updates_per_batch`` updates of whole groups each, gone through ``epochs`` times."""
@@ -271,10 +282,12 @@ class LaconicTrainer(GRPOTrainer):
     def _check_finite(self, name: str, value: Any) -> None:
         number = 0.0 if value is None else float(torch.as_tensor(value).detach())
         if not np.isfinite(number):
+            optim, last = self.settings.optim, latest_checkpoint(self.run_dir / "checkpoints")
+            go_on = f", and model={last} to begin with the last good weights" if last else ""
             raise RunError(
-                f"the {name} is {number} in update {self.state.global_step + 1}; the optimizer has not moved and "
-                f"the last checkpoint under {self.run_dir / 'checkpoints'} is good. Lower optim.lr "
-                f"(now {self.settings.optim.lr:g}) or optim.max_grad_norm and start the same command again."
+                f"the {name} is {number} in update {self.state.global_step + 1}, which was not carried out; "
+                f"start again with another name=..., a lower optim.lr (now {optim.lr:g}) or optim.max_grad_norm (now "
+                f"{optim.max_grad_norm:g}){go_on}"
             )
 
     def _most_packs(self, count: int) -> int:
@@ -287,10 +300,14 @@ class LaconicTrainer(GRPOTrainer):
     # -- logging, saving, loading --------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """One line of ``metrics.jsonl`` per generation, and the same to trl's trackers."""
-        if self._update_metrics and "loss" in logs:
+        """One line of ``metrics.jsonl`` per generation, and the same to trl's trackers.
+
+        ``seconds/save`` is of the save after the line before.
+        """
+        if "loss" in logs:  # not in the summary at the end of training
             logs = {"step": self.generation, **logs, **self._generation_metrics, **_average(self._update_metrics)}
             logs |= {f"seconds/{phase}": seconds for phase, seconds in self.seconds.items()}
+            self.seconds = {}
             if self.accelerator.is_main_process:
                 self.metrics_log.write(logs)
         super(GRPOTrainer, self).log(logs, start_time)
@@ -361,10 +378,13 @@ def _hash_prompts(groups: Sequence[Group]) -> str:
 
 
 def _average(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over tokens of the packs' means, and the sum of their trained tokens."""
+    """Means over tokens of the packs' means (of ``_max`` the maximum), and the sum of their trained tokens."""
     tokens = np.array([row["tokens/trained"] for row in rows])
-    means = {key: float(np.average([row[key] for row in rows], weights=np.maximum(tokens, 1e-9))) for key in rows[0]}
-    return {**means, "tokens/trained": float(tokens.sum())}
+    averaged = {}
+    for key in rows[0] if rows else ():  # without any where no group has an advantage
+        values = np.array([row[key] for row in rows])
+        averaged[key] = values.max() if key.endswith("_max") else np.average(values, weights=np.maximum(tokens, 1e-9))
+    return {key: float(value) for key, value in averaged.items()} | {"tokens/trained": float(tokens.sum())}
 
 
 def _weightless() -> PackedBatch:

@@ -52,7 +52,7 @@ def test_checkpointing_saves_memory_and_half_the_width_halves_it():
     lean = Settings(model="m", optim=OptimSettings(gradient_checkpointing=True))
     full = Settings(model="m")
     assert estimate_memory(lean, SPEC, 4).activations < estimate_memory(full, SPEC, 4).activations / 5
-    assert estimate_memory(full, SPEC, 2).weights * 2 == estimate_memory(full, SPEC, 4).weights
+    assert estimate_memory(full, SPEC, 2).activations * 2 == estimate_memory(full, SPEC, 4).activations
 
 
 def test_an_unknown_model_is_called_unknown():

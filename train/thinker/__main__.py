@@ -35,14 +35,16 @@ class ThinkerConfig:
     kv_heads: int = 2
     intermediate_size: int = 256
     max_position: int = 1024
-    first_steps: int = 3600
+    first_steps: int = 2600
     """Steps of the first stage: thoughts of a single pass. In longer thoughts most tokens copy an earlier pass, and a
     model that learns to copy first is slow to learn to compute."""
     first_batch_tokens: int = 2048
     steps: int = 700
     """Steps of the second stage, on the corpus itself."""
     batch_tokens: int = 6144
-    learning_rate: float = 4e-3
+    first_learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
+    """Peaks of the two stages; each warms up and decays on its own."""
     warmup: int = 100
     examples: int = 60_000
     """Distinct examples of each stage, half from each task; gone through as often as the steps need."""
@@ -113,20 +115,20 @@ def train_thinker(config: ThinkerConfig, corpus: CorpusConfig, out: Path) -> Non
     model = build_model(config, tokenizer)
     single = replace(corpus, passes_median=1.0, passes_sigma=0.0, cut_share=0.0)
     stages = [
-        (config.first_steps, make_batches(config, single, tokenizer, config.first_batch_tokens)),
-        (config.steps, make_batches(config, corpus, tokenizer, config.batch_tokens)),
+        (config.first_steps, config.first_learning_rate, make_batches(config, single, tokenizer, config.first_batch_tokens)),
+        (config.steps, config.learning_rate, make_batches(config, corpus, tokenizer, config.batch_tokens)),
     ]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     rng = random.Random(config.seed + 1)
-    average, total = None, config.first_steps + config.steps
-    progress = tqdm(total=total, unit="step", desc=f"tiny thinker, {model.num_parameters():,} parameters")
-    for steps, batches in stages:
+    for stage, (steps, peak, batches) in enumerate(stages, 1):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
         order: list[int] = []
-        for _ in range(steps):
+        average: float | None = None
+        progress = tqdm(range(steps), unit="step", desc=f"tiny thinker, stage {stage} of {len(stages)}")
+        for step in progress:
             order = order or rng.sample(range(len(batches)), len(batches))
             ids_BT, labels_BT = batches[order.pop()]
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * _schedule(progress.n, total, config.warmup)
+                group["lr"] = peak * _schedule(step, steps, config.warmup)
             logits_BTV = model(ids_BT).logits
             loss = cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=-100)
             optimizer.zero_grad(set_to_none=True)
@@ -134,9 +136,7 @@ def train_thinker(config: ThinkerConfig, corpus: CorpusConfig, out: Path) -> Non
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
-            progress.update()
             progress.set_postfix(loss=f"{average:.4f}")
-    progress.close()
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
 
