@@ -1,7 +1,4 @@
-"""What a driver is: a policy over calls. It sees token ids only; one scheduler interleaves all groups on an engine.
-
-Source: rollouts.md 9.6.
-"""
+"""What a driver is: a policy over calls. It sees token ids only; one scheduler interleaves all groups on an engine."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
       rollouts   the leaves that share one advantage; a flat sample is a rollout of one leaf
 
 Flat sampling is a tree of depth one. Other drivers (trees, chunks, threads, budgets) use the same records, and the
-trainer knows nothing else. Invariants: ``Group.validate``. Source: rollouts.md 9.1 and 9.2.
+trainer knows nothing else. Invariants: ``Group.validate``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Stop(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a segment cost the engine, in tokens (rollouts.md 0.1)."""
+    """What a segment cost the engine, in tokens."""
 
     decoded: int = 0
     """T_dec: tokens decoded, discarded ones included."""
@@ -202,7 +202,7 @@ class Group:
             raise ValueError(f"group {self.id}: every leaf belongs to exactly one rollout, got {counted}")
 
 
-def prompt_group(id: int, problem_id: str, prompt_ids: Sequence[int]) -> Group:
+def prompt_group(id: int, problem_id: str, prompt_ids: Sequence[int] | Ids) -> Group:
     """A group that holds only its prompt: what a driver starts from."""
     ids = np.asarray(prompt_ids, np.int32)
     prompt = Segment(0, None, 0, Kind.PROMPT, ids, np.full(len(ids), np.nan, np.float32))

@@ -6,7 +6,7 @@
 
 A call opens its segments when the driver asks for it (a copy, forced tokens, then the sampled one), so segment ids
 follow the order of asking and not the order in which the engine happens to finish. An open segment is empty and has no
-``stop``. No decision reads a clock: equal inputs give equal groups. Source: rollouts.md 0.4, 8 and 9.6.
+``stop``. No decision reads a clock: equal inputs give equal groups.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..errors import RunError
 from .driver import CallSpec, RolloutDriver
 from .engines.protocol import Completion, Engine, NoiseKey, Request
 from .records import Group, Ids, Kind, Segment, Stop
@@ -41,8 +42,9 @@ def run_groups(
     requests the engine holds at a time, so that late deep calls can overtake waiting shallow ones; None submits a
     call as soon as it is asked for. ``seed`` and ``step`` name the random numbers together with group and leaf.
 
-    Raises ``ValueError`` for group ids that are not unique and for a finished group that breaks an invariant. Any
-    exception, Ctrl-C included, aborts the live requests before it propagates.
+    Raises ``ValueError`` for group ids that are not unique and for a finished group that breaks an invariant, and
+    ``RunError`` for an engine that goes idle without having answered every request. Any exception, Ctrl-C included,
+    aborts the live requests before it propagates.
     """
     if len({group.id for group in groups}) != len(groups):
         raise ValueError(f"group ids must be unique within a step, got {[group.id for group in groups]}")
@@ -56,6 +58,12 @@ def run_groups(
         while run.waiting or run.live:
             run.submit(max_in_flight)
             completions = sorted(engine.step(), key=lambda completion: completion.request)
+            if not completions and not engine.busy:
+                lost = ", ".join(map(str, sorted(run.live)[:5]))
+                raise RunError(
+                    f"the engine is idle but {len(run.live)} requests have no completion (ids {lost}, five at most), "
+                    "so the step can never end; an engine must complete every request it was given, or raise"
+                )
             finished = sum(run.close(completion) for completion in completions)
             if progress is not None and completions:
                 progress(sum(completion.cost.decoded for completion in completions), finished)

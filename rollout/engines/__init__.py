@@ -19,5 +19,10 @@ def engine_class(name: str) -> Any:
     path = ENGINES.get(name, name)
     if ":" not in path:
         raise ConfigError(f"unknown engine {name!r}; known: {', '.join(sorted(ENGINES))}; or give 'module:Class'")
-    module, attribute = path.split(":")
-    return getattr(import_module(module), attribute)
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"engine {name!r} cannot be imported: {error}; give 'module:Class' with the module on PYTHONPATH"
+        ) from error

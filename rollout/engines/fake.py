@@ -121,7 +121,7 @@ class _Scripted:
 
     def completion(self, stop: Stop, version: int) -> Completion:
         context, count = len(self.request.context), self.count
-        logp = -(np.arange(count, dtype=np.float32) + 1) / 8
+        logp = np.arange(1, count + 1).astype(np.float32) / np.float32(-8)
         cost = Cost(
             decoded=count,
             prefilled=context if self.first else 0,

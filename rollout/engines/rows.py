@@ -24,7 +24,7 @@ _STOPS = (Stop.EOS, Stop.STOP_TOKEN, Stop.LENGTH)
 _NONE = -1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """A request on its way through the engine."""
 
@@ -40,7 +40,7 @@ class Call:
         return len(self.request.context) + self.request.max_tokens
 
     def completion(self, ids: Ids, logp: Logps, stop: Stop, version: int, admitted: bool = True) -> Completion:
-        """The answer, with its cost (rollouts.md 0.1)."""
+        """The answer, with its cost."""
         context, decoded = len(self.request.context), len(ids)
         return Completion(
             request=self.request.id,

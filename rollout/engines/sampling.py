@@ -17,9 +17,17 @@ from .protocol import Sampling
 
 # Shapes: N rows, V vocabulary
 
+_ELEMENTS = 1 << 24
+"""Entries of (N, V) handled at a time: a float64 cumulation over a large vocabulary takes memory."""
+
 
 def draw(logits_NV: Tensor, sampling: Sampling, uniform_N: Tensor) -> tuple[Tensor, Tensor]:
     """``(ids_N int64, logp_N float32)`` for float32 logits and uniforms (float64, in (0, 1), on the same device)."""
+    rows = max(_ELEMENTS // logits_NV.shape[1], 1)
+    if len(logits_NV) > rows:
+        pieces = zip(logits_NV.split(rows), uniform_N.split(rows), strict=True)
+        ids, logp = zip(*(draw(some, sampling, uniform) for some, uniform in pieces), strict=True)
+        return torch.cat(ids), torch.cat(logp)
     if sampling.temperature == 0:
         ids_N1 = logits_NV.argmax(-1, keepdim=True)
         return ids_N1[:, 0], torch.log_softmax(logits_NV, -1).gather(-1, ids_N1)[:, 0]
@@ -28,6 +36,8 @@ def draw(logits_NV: Tensor, sampling: Sampling, uniform_N: Tensor) -> tuple[Tens
     target_N1 = uniform_N[:, None] * cdf_NV[:, -1:]
     # right=True skips tokens of probability 0: the first strictly greater entry always carries mass
     ids_N1 = torch.searchsorted(cdf_NV, target_N1, right=True)
+    # among NaN nothing is found: the id is then any, and its log-prob tells
+    ids_N1.clamp_(max=logits_NV.shape[1] - 1)
     return ids_N1[:, 0], logp_NV.gather(-1, ids_N1)[:, 0]
 
 

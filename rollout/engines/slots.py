@@ -194,6 +194,8 @@ class SlotLayer(CacheLayerMixin):
         """Columns the buffers hold now."""
         return self.keys.shape[2]
 
+    get_max_cache_shape = get_max_length  # the name transformers had before 5.15
+
 
 def slot_attention(
     module: nn.Module,

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError, RunError
 from ..records import Stop
 from .protocol import Completion, Request
 from .rows import Call, Rows
 from .sampling import draw
 from .slots import SLOT_ATTENTION, Prefix, SlotCache, UnsupportedAttention
+from .weights import load_complete
 
 # Shapes: N rows sampled, n live slots, V vocabulary, T tokens, B contexts prefilled together
 
@@ -139,7 +140,7 @@ class TransformersEngine:
         if version < self.policy_version:
             raise ValueError(f"version is {version} but the engine has {self.policy_version}; versions only rise")
         if weights is not None:
-            _load(self.model, weights)
+            load_complete(self.model, weights)
         self._drop_caches()
         self.policy_version = version
 
@@ -302,6 +303,11 @@ class TransformersEngine:
                 drawn[0][some], drawn[1][some] = ids, logp
         # ids below 2^53 pass through float64 unharmed, and the step waits for the device once
         both_2N = torch.stack([drawn[0].double(), drawn[1].double()]).cpu().numpy()
+        if not np.isfinite(both_2N[1]).all():
+            raise RunError(
+                "the model's logits are not numbers, so no token can be sampled; its weights are broken or overflow: "
+                "go back to an earlier checkpoint, or to the model it was made from"
+            )
         for index, stop in rows.note(record_N, both_2N[0].astype(np.int64), both_2N[1]):
             finished.append(self._finish(int(slot_N[index]), stop))
 
@@ -383,24 +389,3 @@ def _kv_bytes_per_token(config: object, model: nn.Module) -> int:
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return 2 * text.num_hidden_layers * heads * width * next(model.parameters()).element_size()
-
-
-def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy a complete ``state_dict`` into ``model`` in place."""
-    own = model.state_dict()
-    missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    if missing or foreign:
-        raise DataError(
-            f"weights lack {len(missing)} of {len(own)} tensors {missing[:3]} and bring {len(foreign)} unknown ones "
-            f"{foreign[:3]}; give the model's complete state_dict(), tied aliases such as lm_head.weight included"
-        )
-    aliases: dict[int, str] = {}
-    for name, tensor in own.items():
-        if tensor.shape != weights[name].shape:
-            raise DataError(f"{name} has shape {tuple(weights[name].shape)} but the model needs {tuple(tensor.shape)}")
-        first = aliases.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
-        if first != name and not torch.equal(weights[first], weights[name]):
-            raise DataError(f"{first} and {name} are tied in the model but differ in the weights; untie or repair them")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(weights[name])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from trees import RandomTree, prompt_group, random_script
 
+from laconic.errors import RunError
 from laconic.rollout.driver import CallSpec
 from laconic.rollout.drivers import FlatDriver
 from laconic.rollout.engines.fake import ScriptedEngine
@@ -126,6 +127,15 @@ def test_ctrl_c_aborts_what_is_live_and_propagates():
     with pytest.raises(KeyboardInterrupt):
         run_groups(FlatDriver(3, 4), engine, PROMPTS, seed=0, step=0)
     assert not engine.busy
+
+
+def test_an_engine_that_loses_requests_is_an_error_and_not_an_endless_wait():
+    class Forgetful(ScriptedEngine):
+        def submit(self, requests):
+            super().submit([request for request in requests if request.id != 4])
+
+    with pytest.raises(RunError, match=r"1 requests have no completion \(ids 4,"):
+        run_groups(FlatDriver(3, 4), Forgetful(TABLE), PROMPTS, seed=0, step=0)
 
 
 def test_a_group_without_calls_is_finished_at_once():

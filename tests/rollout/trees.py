@@ -6,9 +6,10 @@ import random
 
 import numpy as np
 
+from laconic.rollout import records
 from laconic.rollout.driver import CallSpec
 from laconic.rollout.engines.protocol import Request, Sampling
-from laconic.rollout.records import Group, Kind, Leaf, Origin, Rollout, Segment, Stop
+from laconic.rollout.records import Group, Leaf, Origin, Rollout, Segment, Stop
 
 
 class RandomTree:
@@ -70,8 +71,7 @@ class RandomTree:
 
 def prompt_group(index: int, ids: list[int]) -> Group:
     """A group that holds only its prompt."""
-    logp = np.full(len(ids), np.nan, np.float32)
-    return Group(index, f"problem/{index}", (Segment(0, None, 0, Kind.PROMPT, np.asarray(ids, np.int32), logp),))
+    return records.prompt_group(index, f"problem/{index}", ids)
 
 
 def random_script(seed: int):

@@ -61,3 +61,14 @@ def test_top_k_and_top_p_agree_with_transformers_own(sampling):
     if sampling.top_p < 1:
         want = TopPLogitsWarper(sampling.top_p)(None, want)
     torch.testing.assert_close(sampling_logp(logits, sampling), want.log_softmax(-1), atol=1e-6, rtol=0)
+
+
+def test_rows_are_drawn_in_pieces_without_a_difference(monkeypatch):
+    from laconic.rollout.engines import sampling as module
+
+    generator = torch.Generator().manual_seed(1)
+    logits, uniform = torch.randn(11, 22, generator=generator), torch.rand(11, generator=generator).double()
+    whole = draw(logits, Sampling(0.9), uniform)
+    monkeypatch.setattr(module, "_ELEMENTS", 70)
+    for one, other in zip(whole, draw(logits, Sampling(0.9), uniform), strict=True):
+        assert torch.equal(one, other)

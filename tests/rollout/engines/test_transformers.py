@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from trees import RandomTree, prompt_group
 
 from laconic.errors import ConfigError, DataError
 from laconic.rollout.engines import ENGINES, engine_class
@@ -16,7 +17,8 @@ from laconic.rollout.engines.rows import Call, Rows
 from laconic.rollout.engines.sampling import sampling_logp
 from laconic.rollout.engines.slots import SlotCache
 from laconic.rollout.engines.transformers import TransformersEngine
-from laconic.rollout.records import Stop
+from laconic.rollout.records import Kind, Stop
+from laconic.rollout.scheduler import run_groups
 
 REAL = 22
 SIZE = {
@@ -77,30 +79,30 @@ def scored(model, context, ids, sampling):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("max_live", [3, 64])
-def test_greedy_equals_generate_token_for_token(kind, max_live):
+def test_greedy_equals_generate_token_for_token(kind):
     model, contexts = MODELS[kind], prompts(24)
-    done = run(
-        TransformersEngine(model, [1], max_live=max_live, allowed_vocab=REAL),
-        [request(i, c, sampling=Sampling(0.0)) for i, c in enumerate(contexts)],
-    )
-    ban = [list(range(REAL, 32))]
-    for context, completion in zip(contexts, done, strict=True):
-        want = model.generate(
-            torch.tensor(context, dtype=torch.int64)[None],
-            attention_mask=torch.ones(1, len(context)),
-            max_new_tokens=40,
+    wanted = []
+    for context in contexts:
+        ids = torch.tensor(context, dtype=torch.int64)[None]
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=30,
             do_sample=False,
             eos_token_id=1,
             pad_token_id=0,
-            suppress_tokens=ban[0],
-        )[0, len(context) :]
-        assert completion.ids.tolist() == want.tolist()
-        assert completion.stop is (Stop.EOS if want[-1] == 1 else Stop.LENGTH)
-        np.testing.assert_allclose(
-            completion.logp, scored(model, context, completion.ids, Sampling(0.0)), atol=1e-4, rtol=0
+            suppress_tokens=list(range(REAL, 32)),
         )
-    assert {completion.stop for completion in done} == {Stop.EOS, Stop.LENGTH}
+        wanted.append(output[0, len(context) :].tolist())
+    assert {want[-1] == 1 for want in wanted} == {True, False}
+    requests = [request(i, c, 30, Sampling(0.0)) for i, c in enumerate(contexts)]
+    for max_live in (3, 64):
+        done = run(TransformersEngine(model, [1], max_live=max_live, allowed_vocab=REAL), requests)
+        for context, want, completion in zip(contexts, wanted, done, strict=True):
+            assert completion.ids.tolist() == want
+            assert completion.stop is (Stop.EOS if want[-1] == 1 else Stop.LENGTH)
+            logp = scored(model, context, completion.ids, Sampling(0.0))
+            np.testing.assert_allclose(completion.logp, logp, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -147,6 +149,19 @@ def test_long_and_short_rows_share_the_batch_without_mixing_up_their_caches(monk
         assert len(completion.ids) == asked.max_tokens and completion.stop is Stop.LENGTH
         want = scored(MODELS["qwen2"], asked.context, completion.ids, Sampling())
         np.testing.assert_allclose(completion.logp, want, atol=1e-4, rtol=0)
+
+
+def test_every_sampled_segment_of_a_tree_rescores_to_its_own_log_probs():
+    engine = TransformersEngine(MODELS["llama"], [1], max_live=7, allowed_vocab=REAL)
+    groups = [prompt_group(index, context.tolist()) for index, context in enumerate(prompts(4, seed=5))]
+    done = run_groups(RandomTree(3), engine, groups, seed=1, step=0)
+    assert max(len(group.path(leaf.segment)) for group in done for leaf in group.leaves) > 3
+    for group in done:
+        for segment in group.segments:
+            if segment.kind is Kind.SAMPLED:
+                context = group.context_ids(segment.id)[: -len(segment)]
+                want = scored(MODELS["llama"], context, segment.ids, Sampling())
+                np.testing.assert_allclose(segment.logp, want, atol=1e-4, rtol=0)
 
 
 def test_padded_ids_are_never_sampled():

@@ -1,0 +1,38 @@
+"""Loads new weights so that nothing can be left behind: whatever does not fit is an error.
+
+A loader that skips what it does not find lets an engine go on generating with old weights. Tied embeddings invite it:
+``named_parameters()`` and saved files leave out ``lm_head.weight``, which ``state_dict()`` has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import DataError
+
+
+def load_complete(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy a complete ``state_dict`` into ``model`` in place.
+
+    Raises ``DataError`` for a tensor that is missing, unknown, of another shape, or tied to one that differs from it.
+    """
+    own = model.state_dict()
+    missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or foreign:
+        raise DataError(
+            f"weights lack {len(missing)} of {len(own)} tensors {missing[:3]} and bring {len(foreign)} unknown ones "
+            f"{foreign[:3]}; give the model's complete state_dict(), tied aliases such as lm_head.weight included"
+        )
+    aliases: dict[int, str] = {}
+    for name, tensor in own.items():
+        if tensor.shape != weights[name].shape:
+            raise DataError(f"{name} has shape {tuple(weights[name].shape)} but the model needs {tuple(tensor.shape)}")
+        first = aliases.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
+        if first != name and not torch.equal(weights[first], weights[name]):
+            raise DataError(f"{first} and {name} are tied in the model but differ in the weights; untie or repair them")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])
