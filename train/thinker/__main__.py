@@ -26,6 +26,19 @@ from .tokenizer import build_tokenizer
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One stage of the training; its learning rate warms up over 100 steps and decays to 2 % on a cosine."""
+
+    steps: int
+    peak: float
+    """Highest learning rate."""
+    batch_tokens: int
+    single_pass: bool = False
+    """Thoughts of one pass only. In longer ones most tokens copy an earlier pass, and a model that learns to copy first
+    is slow to learn to compute."""
+
+
+@dataclass(frozen=True)
 class ThinkerConfig:
     """Size of the model and length of its training."""
 
@@ -35,17 +48,12 @@ class ThinkerConfig:
     kv_heads: int = 2
     intermediate_size: int = 256
     max_position: int = 1024
-    first_steps: int = 2600
-    """Steps of the first stage: thoughts of a single pass. In longer thoughts most tokens copy an earlier pass, and a
-    model that learns to copy first is slow to learn to compute."""
-    first_batch_tokens: int = 2048
-    steps: int = 700
-    """Steps of the second stage, on the corpus itself."""
-    batch_tokens: int = 6144
-    first_learning_rate: float = 4e-3
-    learning_rate: float = 2e-3
-    """Peaks of the two stages; each warms up and decays on its own."""
-    warmup: int = 100
+    stages: tuple[Stage, ...] = (
+        Stage(2600, 4e-3, 2048, single_pass=True),
+        Stage(700, 2e-3, 6144),
+        Stage(1000, 2e-3, 6144),
+        Stage(1500, 2e-3, 6144),
+    )
     examples: int = 60_000
     """Distinct examples of each stage, half from each task; gone through as often as the steps need."""
     init_std: float = 0.08
@@ -110,38 +118,56 @@ def make_batches(
 
 
 def train_thinker(config: ThinkerConfig, corpus: CorpusConfig, out: Path) -> None:
-    """Train and save model (bf16 safetensors) and tokenizer to ``out``."""
+    """Train and save model (bf16 safetensors) and tokenizer to ``out``.
+
+    Every stage is saved to ``out/stage-<n>`` and starts from the saved weights of the one before, so that a run that
+    was stopped goes on with the stage it was in.
+    """
     tokenizer = build_tokenizer()
     model = build_model(config, tokenizer)
     single = replace(corpus, passes_median=1.0, passes_sigma=0.0, cut_share=0.0)
-    stages = [
-        (config.first_steps, config.first_learning_rate, make_batches(config, single, tokenizer, config.first_batch_tokens)),
-        (config.steps, config.learning_rate, make_batches(config, corpus, tokenizer, config.batch_tokens)),
-    ]
     rng = random.Random(config.seed + 1)
-    for stage, (steps, peak, batches) in enumerate(stages, 1):
-        optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
-        order: list[int] = []
-        average: float | None = None
-        progress = tqdm(range(steps), unit="step", desc=f"tiny thinker, stage {stage} of {len(stages)}")
-        for step in progress:
-            order = order or rng.sample(range(len(batches)), len(batches))
-            ids_BT, labels_BT = batches[order.pop()]
-            for group in optimizer.param_groups:
-                group["lr"] = peak * _schedule(step, steps, config.warmup)
-            logits_BTV = model(ids_BT).logits
-            loss = cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=-100)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
-            progress.set_postfix(loss=f"{average:.4f}")
+    for number, stage in enumerate(config.stages, 1):
+        saved = out / f"stage-{number}"
+        batches = make_batches(config, single if stage.single_pass else corpus, tokenizer, stage.batch_tokens)
+        order = _order(rng, len(batches), stage.steps)
+        if not (saved / "model.safetensors").is_file():
+            _train_stage(model, stage, [batches[index] for index in order], f"stage {number} of {len(config.stages)}")
+            model.to(torch.bfloat16).save_pretrained(saved)
+        model = Qwen2ForCausalLM.from_pretrained(saved, dtype=torch.float32)
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
-def _schedule(step: int, total: int, warmup: int) -> float:
+def _train_stage(
+    model: Qwen2ForCausalLM, stage: Stage, batches: list[tuple[torch.Tensor, torch.Tensor]], title: str
+) -> None:
+    """One AdamW step on each batch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=stage.peak, betas=(0.9, 0.98), weight_decay=0.01)
+    average: float | None = None
+    progress = tqdm(batches, unit="step", desc=f"tiny thinker, {title}")
+    for step, (ids_BT, labels_BT) in enumerate(progress):
+        for group in optimizer.param_groups:
+            group["lr"] = stage.peak * _schedule(step, stage.steps)
+        logits_BTV = model(ids_BT).logits
+        loss = cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=-100)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
+        progress.set_postfix(loss=f"{average:.4f}")
+
+
+def _order(rng: random.Random, batches: int, steps: int) -> list[int]:
+    """Which batch each step takes: permutations of all of them, one after another."""
+    order: list[int] = []
+    while len(order) < steps:
+        order += reversed(rng.sample(range(batches), batches))
+    return order[:steps]
+
+
+def _schedule(step: int, total: int, warmup: int = 100) -> float:
     """Linear warm-up, then a cosine down to 2 %."""
     return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / total)))
 
@@ -152,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for model and tokenizer")
     parser.add_argument("--seed", type=int, default=ThinkerConfig.seed)
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)  # two are hardly faster for so small a model
+    torch.set_num_threads(2)
     train_thinker(ThinkerConfig(seed=arguments.seed), CorpusConfig(), arguments.out)
 
 

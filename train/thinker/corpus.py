@@ -21,7 +21,8 @@ import random
 from dataclasses import dataclass
 
 from ...eval.tasks.problem import Problem, ProceduralTask
-from .tokenizer import END_THINK, EOS, THINK
+from ...rewards.verifiers.answer_part import END_THINK, THINK
+from .tokenizer import EOS
 
 
 @dataclass(frozen=True)

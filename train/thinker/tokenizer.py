@@ -5,8 +5,10 @@ from __future__ import annotations
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from ...rewards.verifiers.answer_part import END_THINK, THINK
+
 CHARACTERS = "0123456789+-*=>,;@"
-THINK, END_THINK, EOS, PAD = "<think>", "</think>", "<eos>", "<pad>"
+EOS, PAD = "<eos>", "<pad>"
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
