@@ -107,7 +107,9 @@ def evaluate(
     task: Annotated[
         list[str] | None, typer.Option(help="Procedural family or JSONL/Parquet file; give it again for more.")
     ] = None,
-    problems: Annotated[int | None, typer.Option("-n", "--problems", help="Test problems per task.")] = None,
+    problems: Annotated[
+        int | None, typer.Option("-n", "--problems", help="Test problems, shared by the procedural families.")
+    ] = None,
     samples: Annotated[int | None, typer.Option("-k", "--samples", help="Answers per problem; default 4.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy; default 1.")] = None,
     max_completion: Annotated[int | None, typer.Option(help="Longest answer in tokens; default 640.")] = None,

@@ -1,4 +1,4 @@
-"""Mistakes a user can mend. Each message names the value, the limit and the remedy; the command line prints it alone."""
+"""Mistakes a user can mend. Each message names the value, the limit and the remedy; the command line prints only it."""
 
 
 class LaconicError(Exception):

@@ -71,12 +71,12 @@ def build_ours(pool: VerifierPool, folder: str) -> LaconicTrainer:
     chosen = settings(folder)
     model, tokenizer = load_model(chosen.model)
     problems = load_problems(chosen.task, "train")
-    return LaconicTrainer(
-        chosen, model, tokenizer, problems, pool.judge, engine_maker(chosen, tokenizer), Path(folder)
-    )
+    return LaconicTrainer(chosen, model, tokenizer, problems, pool.judge, engine_maker(chosen, tokenizer), Path(folder))
 
 
-def build_trl(pool: VerifierPool, folder: str, continuous: bool, rows: int = PROMPTS * GROUP, accumulate: int = 1) -> Any:
+def build_trl(
+    pool: VerifierPool, folder: str, continuous: bool, rows: int = PROMPTS * GROUP, accumulate: int = 1
+) -> Any:
     chosen = settings(folder)
     model, tokenizer = load_model(chosen.model)
     problems = load_problems(chosen.task, "train")
@@ -121,7 +121,8 @@ def largest_difference(ours: LaconicTrainer, theirs: Any) -> dict[str, float]:
     prompts = [group.segments[0].ids for group, _ in leaves]
     responses = [group.response_ids(leaf) for group, leaf in leaves]
     inputs = {
-        "prompt_ids": _padded(prompts, pad, left=True), "prompt_mask": _padded([p * 0 + 1 for p in prompts], 0, left=True),
+        "prompt_ids": _padded(prompts, pad, left=True),
+        "prompt_mask": _padded([p * 0 + 1 for p in prompts], 0, left=True),
         "completion_ids": _padded(responses, pad), "completion_mask": _padded([r * 0 + 1 for r in responses], 0),
         "advantages": torch.tensor(experience.advantage_N, dtype=torch.float32),
         "num_items_in_batch": torch.tensor(float(sum(map(len, responses)))),
@@ -138,7 +139,8 @@ def largest_difference(ours: LaconicTrainer, theirs: Any) -> dict[str, float]:
 def _padded(rows: list[np.ndarray], value: int, left: bool = False) -> torch.Tensor:
     width = max(map(len, rows))
     padding = [(width - len(row), 0) if left else (0, width - len(row)) for row in rows]
-    return torch.tensor(np.stack([np.pad(r, p, constant_values=value) for r, p in zip(rows, padding, strict=True)])).long()
+    padded = [np.pad(row, pad, constant_values=value) for row, pad in zip(rows, padding, strict=True)]
+    return torch.tensor(np.stack(padded)).long()
 
 
 def main() -> None:
@@ -147,7 +149,8 @@ def main() -> None:
     pairs = parser.parse_args().pairs
     with tempfile.TemporaryDirectory() as folder, VerifierPool(verifiers=["exact"]) as pool:
         ours = build_ours(pool, f"{folder}/ours")
-        theirs = {name: build_trl(pool, f"{folder}/{name}", name == "continuous") for name in ("generate", "continuous")}
+        paths = ("generate", "continuous")
+        theirs = {path: build_trl(pool, f"{folder}/{path}", path == "continuous") for path in paths}
         difference = largest_difference(ours, theirs["generate"])
         print("difference on the same rollouts:", difference)
 

@@ -9,8 +9,6 @@ A response of R tokens costs R-1 decode steps: its first token comes from the lo
 attention are added because they do not overlap; inside each, the slower of compute (Pi, FLOP/s) and memory (beta,
 bytes/s) rules. Softmax, norms and activations (under 1 %) are left out. FLOPs, bytes, latency and GPU-seconds are
 separate axes: halving the tokens more than halves the GPU-seconds, since KV reads grow with the square.
-
-Source: evaluation.md 6.2 to 6.4.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ConfigError
-from .hardware import Hardware, load_hardware
+from .hardware import Hardware
 from .model_spec import ModelSpec
 
 # Shapes: N responses. Every function takes numbers or (N,) arrays for n, s, P and R.
@@ -31,22 +29,6 @@ from .model_spec import ModelSpec
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Roofline = Literal["two_block", "whole"]
-
-__all__ = [
-    "Hardware",
-    "LinearCosts",
-    "ModelSpec",
-    "attended",
-    "decode_flops",
-    "linear_costs",
-    "load_hardware",
-    "max_concurrency",
-    "prefill_flops",
-    "prefill_time",
-    "step_bytes",
-    "step_time",
-    "tri",
-]
 
 
 def tri(n: ArrayLike, s: ArrayLike) -> Any:

@@ -8,7 +8,7 @@
 The problem is the unit: intervals are clustered by problem, never over pooled samples. A truncated response stays in
 the denominator of the accuracy and in the sum of tokens.
 
-Source: evaluation.md 2 and 3; "Adding Error Bars to Evals" (arXiv 2411.00640), pass@k of arXiv 2107.03374.
+Source: "Adding Error Bars to Evals" (arXiv 2411.00640), pass@k of arXiv 2107.03374.
 """
 
 from __future__ import annotations

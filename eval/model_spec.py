@@ -5,7 +5,7 @@
     total      L*(attention + ffn) + small + V*h (twice if untied)
     KV         2*L*n_kv*d*b_kv bytes per token
 
-Source: evaluation.md 6.1 to 6.3; checked against the published parameter counts of Qwen2.5-1.5B and Qwen3-30B-A3B.
+Checked against the published parameter counts of Qwen2.5-1.5B and Qwen3-30B-A3B.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Compare two finished evaluations problem by problem; refuses what cannot be compared.
 
-The statistics are in ``pairing.py`` and can be had from here. Source: evaluation.md 2, 3 and 12.1.
+The statistics are in ``pairing.py``.
 """
 
 from __future__ import annotations
@@ -22,33 +22,14 @@ from .metrics import Problems, truncation_decomposition
 from .model_spec import ModelSpec
 from .pairing import (
     AES,
-    PairedDelta,
-    RatioEstimate,
-    Verdict,
     aes,
     geometric_ratio,
-    minimal_detectable_difference,
     non_inferiority,
     paired_delta,
     ratio_of_sums,
 )
 from .records import read_samples
 from .summary import OVERALL, SCHEMA_VERSION, block, column, plain, problem_keys
-
-__all__ = [
-    "AES",
-    "PairedDelta",
-    "RatioEstimate",
-    "Verdict",
-    "aes",
-    "compare_block",
-    "compare_runs",
-    "geometric_ratio",
-    "minimal_detectable_difference",
-    "non_inferiority",
-    "paired_delta",
-    "ratio_of_sums",
-]
 
 # Shapes: P problems, in the order of the sorted keys
 
@@ -256,9 +237,7 @@ def _cost(base: dict[str, Any] | None, new: dict[str, Any] | None) -> dict[str, 
     }
 
 
-def _levels(
-    sides: Sequence[pa.Table], blocks: Sequence[dict[str, Any]], draws: int, seed: int
-) -> list[dict[str, Any]]:
+def _levels(sides: Sequence[pa.Table], blocks: Sequence[dict[str, Any]], draws: int, seed: int) -> list[dict[str, Any]]:
     rows = []
     after = {row["level"]: row for row in blocks[1]["levels"]}
     for before in blocks[0]["levels"]:

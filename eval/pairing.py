@@ -5,7 +5,7 @@
     geometric ratio   exp(mean_i ln(Lbar_i(new) / Lbar_i(base)))    the typical problem
     AES   = alpha*dL + beta*dA  if dA >= 0  else  alpha*dL - gamma*|dA|      dL, dA relative to the base
 
-Source: evaluation.md 2 (paired comparison) and 3 (AES of O1-Pruner, arXiv 2501.12570).
+Source: AES of O1-Pruner, arXiv 2501.12570.
 """
 
 from __future__ import annotations

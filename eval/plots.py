@@ -2,8 +2,6 @@
 
 Base is always blue, trained always vermilion, further models come after. Lengths are on a log2 axis, where a halving
 has the same width everywhere. A figure is 4.4 inches wide, so that its text can still be read on a phone.
-
-Source: evaluation.md 12.2.
 """
 
 from __future__ import annotations

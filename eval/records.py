@@ -3,8 +3,6 @@
 Everything an evaluation reports is computed from these rows; nothing is generated twice. While a run is under way its
 rows are in shards ``samples-00000.parquet``, ...; at the end they become ``samples.parquet``. (benchmark, problem_id,
 sample_idx) is unique. Token ids are the truth: lengths are never counted in text that was encoded again.
-
-Source: evaluation.md 1 and 12.1.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 The page is self-contained: styles and pictures are inside, it loads nothing and runs no script. All text that comes
 from models, files or settings is escaped, and characters without a picture are written as code points.
-
-Source: evaluation.md 12.2.
 """
 
 from __future__ import annotations

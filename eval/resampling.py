@@ -1,7 +1,4 @@
-"""Sign-flip permutation and bootstrap over problems: vectorised, in chunks of bounded memory, with fixed seeds.
-
-Source: evaluation.md 2.
-"""
+"""Sign-flip permutation and bootstrap over problems: vectorised, in chunks of bounded memory, with fixed seeds."""
 
 from __future__ import annotations
 

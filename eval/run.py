@@ -4,7 +4,7 @@
 
 Rows are written in shards while the run goes on, so a killed run continues where it was. A sample's noise depends on
 the seed, the index of its problem and of the sample alone: results do not depend on the shards, and two models are
-compared under the same noise. Source: evaluation.md 0, 1 and 12.
+compared under the same noise.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from ..errors import ConfigError, DataError
 from ..rewards.verdict import Item, Judgement
+from ..rewards.verifiers.answer_part import END_THINK
 from ..rollout.drivers.flat import FlatDriver
 from ..rollout.engines.protocol import Engine, Sampling
 from ..rollout.records import Group, Ids, Kind, Leaf, Stop, prompt_group
@@ -39,13 +40,10 @@ from .records import (
     write_samples,
     write_shard,
 )
-from .settings import EvalConfig
 from .summary import SCHEMA_VERSION, blocks, plain, write_json
 from .tasks.problem import Problem
 from .tasks.prompt import encode_prompt
-from .thinking import END_THINK, end_think_ids, think_split
-
-__all__ = ["EvalConfig", "EvalResult", "evaluate"]
+from .thinking import end_think_ids, think_split
 
 # Shapes: T tokens of one response
 

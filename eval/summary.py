@@ -1,7 +1,4 @@
-"""From sampled responses to the numbers of ``summary.json``: a pure function of the rows and two price lists.
-
-Source: evaluation.md 12.1.
-"""
+"""From sampled responses to the numbers of ``summary.json``: a pure function of the rows and two price lists."""
 
 from __future__ import annotations
 
@@ -45,9 +42,7 @@ OVERALL = "all"
 def blocks(table: pa.Table, spec: ModelSpec | None, hardware: Hardware, batches: tuple[int, ...]) -> dict[str, Any]:
     """``{"overall": block, "tasks": [block, ...]}``; tasks in order of first appearance."""
     names = list(dict.fromkeys(table["benchmark"].to_pylist()))
-    tasks = [
-        block(name, table.filter(pc.equal(table["benchmark"], name)), spec, hardware, batches) for name in names
-    ]
+    tasks = [block(name, table.filter(pc.equal(table["benchmark"], name)), spec, hardware, batches) for name in names]
     return {"overall": block(OVERALL, table, spec, hardware, batches), "tasks": tasks}
 
 

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 # Shapes: T tokens of one response
 
-END_THINK = "</think>"
-
 
 def think_split(ids_T: NDArray[np.int32], end_ids: tuple[int, ...] | None) -> tuple[int, bool]:
     """(tokens up to and including the last end of thought, whether there is one).

@@ -6,7 +6,7 @@
     tree        prefill(P, 0); an inner node of length l at prefix length s: decode(l, s); a leaf: decode(l-1, s)
 
 Injected and carried tokens are prefill, sampled tokens decode. Totals are sums over events; ``lockstep_latency`` is
-the time of all branches decoding side by side. Source: evaluation.md 6.5.
+the time of all branches decoding side by side.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..rewards.verifiers.answer_part import END_THINK
 from .wording import the_model
 
 FOLD_AFTER = 900
@@ -50,7 +51,7 @@ class Example:
     responses: tuple[Response, ...]
 
 
-def pick_examples(tables: Mapping[str, pa.Table], end_think: str | None = "</think>") -> list[Example]:
+def pick_examples(tables: Mapping[str, pa.Table], end_think: str | None = END_THINK) -> list[Example]:
     """Up to three examples from the samples of each model (label -> ``samples.parquet``), base first.
 
     end_think: the text that ends a thought, None where there are no thoughts.

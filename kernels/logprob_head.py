@@ -45,13 +45,19 @@ class LogProbOutput(ModelOutput):
     """Entropy of the distribution it was drawn from in nats, float32 (M,)."""
 
 
-def add_logprob_head(model: PreTrainedModel, temperature: float = 1.0) -> None:
+def add_logprob_head(model: PreTrainedModel, temperature: float = 1.0, vocabulary: int | None = None) -> None:
     """Patch ``model.forward``; call it before the model is wrapped by DDP, FSDP or PEFT.
 
     Afterwards ``model(input_ids=ids_BT, position_ids=pos_BT, attention_mask=..., pred=index_M, targets=targets_M,
     logprob_head=True)`` returns a :class:`LogProbOutput`. ``pred`` (int64) indexes the flattened B * T hidden states,
     ``targets`` (int64) are token ids. M = 0 gives empty tensors that still belong to the graph, so that a rank
     without tokens takes part in the backward pass. Without ``logprob_head`` the original forward runs.
+
+    Args:
+        model: a causal language model of transformers.
+        temperature: of the distribution.
+        vocabulary: words from here on have no probability, as where an engine never samples the words by which a
+            model's vocabulary is padded beyond its tokenizer's; None keeps all.
 
     Raises:
         ConfigError: the temperature is not above 0, or the model has no plain linear head.
@@ -76,17 +82,20 @@ def add_logprob_head(model: PreTrainedModel, temperature: float = 1.0) -> None:
         # Looked up on each call, because FSDP and PEFT replace modules after the patch.
         head = _linear_head(self)
         hidden_MH = hidden_BTH.flatten(0, 1).index_select(0, pred.to(hidden_BTH.device)).to(head.weight.device)
-        log_probs_M, entropy_M = _chunked(hidden_MH, head, targets.to(head.weight.device), temperature, scale, soft_cap)
+        targets_M = targets.to(head.weight.device)
+        log_probs_M, entropy_M = _chunked(hidden_MH, head, targets_M, temperature, scale, soft_cap, vocabulary)
         return LogProbOutput(log_probs=log_probs_M, entropy=entropy_M)
 
     model.forward = types.MethodType(forward, model)
 
 
 def _chunked(
-    hidden_MH: Tensor, head: nn.Linear, targets_M: Tensor, temperature: float, scale: float, soft_cap: float | None
-) -> tuple[Tensor, Tensor]:
+    hidden_MH: Tensor, head: nn.Linear, targets_M: Tensor, temperature: float, scale: float, soft_cap: float | None,
+    vocabulary: int | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     weight, bias = _whole(head.weight), None if head.bias is None else _whole(head.bias)
     with maybe_gather_lm_head_ctx(weight, bias):
+        weight, bias = weight[:vocabulary], None if bias is None else bias[:vocabulary]
         tile = min(VOCAB_TILE, weight.shape[0])
         log_probs_M, entropy_M, *_ = ChunkedLogProbFunction.apply(
             hidden_MH, weight, bias, targets_M, temperature, tile, soft_cap, scale, ("entropy",)

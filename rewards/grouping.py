@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,17 +28,29 @@ class Outcomes:
     @classmethod
     def of(cls, right_N: ArrayLike, group_N: ArrayLike) -> Outcomes:
         """From outcomes (bool) and group ids (int), both (N,). Raises ``DataError`` if their shapes differ."""
-        right, group = np.asarray(right_N), np.asarray(group_N, dtype=np.int64)
-        if right.ndim != 1 or right.shape != group.shape:
-            raise DataError(
-                f"every response has one outcome and one group id, but their shapes are {right.shape} and "
-                f"{group.shape}; pass two flat arrays of the same size"
-            )
-        right = right.astype(bool)
-        id_P, index_N, count_P = np.unique(group, return_inverse=True, return_counts=True)
+        outcome_N, id_P, index_N = index_groups(right_N, group_N, "outcome")
+        right = outcome_N.astype(bool)
         right_P = np.bincount(index_N, weights=right, minlength=len(id_P))
+        count_P = np.bincount(index_N, minlength=len(id_P))
         return cls(right, id_P, index_N, right_P == count_P, right_P == 0)
 
     def share(self, mask_P: NDArray[np.bool_]) -> float:
         """Share of groups in ``mask_P``; 0 without groups."""
         return float(mask_P.mean()) if len(mask_P) else 0.0
+
+
+def index_groups(
+    value_N: ArrayLike, group_N: ArrayLike, value: str
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+    """The values as an array (N,), the group ids, ascending (P,), and the place of each value's group in them (N,).
+
+    Raises ``DataError`` if the shapes differ; ``value`` names in it what the values are.
+    """
+    values, group = np.asarray(value_N), np.asarray(group_N, dtype=np.int64)
+    if values.ndim != 1 or values.shape != group.shape:
+        raise DataError(
+            f"every response has one {value} and one group id, but their shapes are {values.shape} and "
+            f"{group.shape}; pass two flat arrays of the same size"
+        )
+    id_P, index_N = np.unique(group, return_inverse=True)
+    return values, id_P, index_N

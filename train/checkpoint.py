@@ -22,9 +22,6 @@ from typing import Any
 
 from ..errors import ConfigError, LaconicError, RunError
 from .atomic import abandoned, fsync, temporary_beside
-from .run_folder import RunFolder, claim_run_folder
-
-__all__ = ["RunFolder", "claim_run_folder", "find_defect", "latest_checkpoint", "save_checkpoint", "step_of"]
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -23,8 +23,8 @@ ACTIVATION_WIDTHS = {"on a CPU": 4, "on a GPU (activations in bfloat16)": 2}
 class MemoryEstimate:
     """Estimated peak bytes of one rank, nothing sharded.
 
-    With P parameters of b = 4 bytes each, a bytes per activation, V vocabulary, h hidden size, n layers, q = heads * head_dim, k = kv heads *
-    head_dim, I inner size, M = tokens of a micro-batch (at least one longest row):
+    With P parameters of b = 4 bytes each, a bytes per activation, V vocabulary, h hidden size, n layers, q = heads *
+    head_dim, k = kv heads * head_dim, I inner size, M = tokens of a micro-batch (at least one longest row):
 
     - weights P b, gradients P b, Adam 2 P b, reference P b (only with a KL term);
     - key-value cache: live sequences * (max_prompt + max_completion) * 2 n k b, the worst case;
@@ -166,11 +166,12 @@ def summary(settings: Settings, config: Config | None) -> dict[str, Any]:
     """The same as numbers, for ``--json``."""
     rollout, optim = settings.rollout, settings.optim
     spec = None if config is None else ModelSpec.from_config(config)
+    peaks = {d: estimate_memory(settings, spec, w).total for d, w in ACTIVATION_WIDTHS.items()} if spec else None
     return {
         "rollouts_per_step": rollout.prompts_per_step * rollout.group_size,
         "updates_per_step": optim.updates_per_batch * optim.epochs,
         "ranks": world_size(),
         "rollouts_at_most": settings.steps * prompts_sampled(settings) * rollout.group_size,
         "parameters": spec.parameters if spec else None,
-        "peak_bytes": {d: estimate_memory(settings, spec, w).total for d, w in ACTIVATION_WIDTHS.items()} if spec else None,
+        "peak_bytes": peaks,
     }

@@ -9,6 +9,7 @@ tokens. ``group_N`` holds the index of the rollout's group in ``groups``. The tr
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,11 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from ..errors import RunError
 from ..eval.tasks import Problem
-from ..rewards.filters import signal
+from ..rewards.filters import frac_all_right, frac_all_wrong, signal
 from ..rewards.verdict import Item, Judgement, Verdict
 from ..rollout.records import Group, Kind, Stop
 
+MOST_FAILURES = 0.5
+"""Share of the answers it has looked at on which a verifier may crash or run out of time before a run stops ..."""
+LEAST_SEARCHED = 8
+"""... when it has looked at this many."""
 Judge = Callable[[Sequence[Item]], list[Judgement]]
 """The verifier pool's ``judge``, or anything with its signature."""
 
@@ -69,11 +75,20 @@ class Experience:
 def judge(
     groups: Sequence[Group], problems: Mapping[str, Problem], tokenizer: PreTrainedTokenizerBase, judge_items: Judge
 ) -> Experience:
-    """Ask the verifier about every rollout's answer (its last leaf)."""
-    items = [
-        _item(group, rollout.leaves[-1], problems, tokenizer) for group in groups for rollout in group.rollouts
-    ]
-    return Experience(tuple(groups), tuple(judge_items(items)), np.zeros(len(items), dtype=bool))
+    """Ask the verifier about every rollout's answer (its last leaf).
+
+    Raises:
+        RunError: it failed on most of them, so that what is learned would be noise.
+    """
+    items = [_item(group, rollout.leaves[-1], problems, tokenizer) for group in groups for rollout in group.rollouts]
+    judgements = tuple(judge_items(items))
+    searched = [judgement for judgement in judgements if judgement.verdict is not Verdict.TRUNCATED]
+    if len(searched) >= LEAST_SEARCHED and _failed(searched) > MOST_FAILURES:
+        raise RunError(
+            f"the verifier crashed or took too long on {_failed(searched):.0%} of {len(searched)} answers, more than "
+            f"{MOST_FAILURES:.0%}; mend it (task.verifier) and start the same command again"
+        )
+    return Experience(tuple(groups), judgements, np.zeros(len(items), dtype=bool))
 
 
 def truncate(
@@ -93,8 +108,8 @@ def truncate(
     leaves = [(group, rollout.leaves[-1]) for group in groups for rollout in group.rollouts]
     again = [_item(*leaves[index], problems, tokenizer) for index in np.flatnonzero(cut_N)]
     judgements = list(experience.judgement_N)
-    for index, judgement in zip(np.flatnonzero(cut_N), judge_items(again) if again else [], strict=True):
-        judgements[index] = judgement
+    for rollout, judgement in zip(np.flatnonzero(cut_N), judge_items(again) if again else [], strict=True):
+        judgements[rollout] = judgement
     return replace(experience, groups=tuple(groups), judgement_N=tuple(judgements), cut_N=cut_N)
 
 
@@ -126,23 +141,38 @@ def credit(experience: Experience, method: Any) -> Experience:
 def outcome_metrics(experience: Experience) -> dict[str, float]:
     """What a person wants to see of one generation, before truncation and filters."""
     right_N, length_N = experience.right_N, experience.length_N
-    solved_P = np.array([right_N[experience.group_N == index].mean() for index in range(len(experience.groups))])
+    group_N = experience.group_N
     stops = [g.segments[g.leaves[r.leaves[-1]].segment].stop for g in experience.groups for r in g.rollouts]
     return {
         "outcome/accuracy": float(right_N.mean()),
         "outcome/unreadable": _share(j.verdict is Verdict.UNREADABLE for j in experience.judgement_N),
-        "outcome/verifier_failed": _share(
-            j.verdict in (Verdict.TIMEOUT, Verdict.CRASHED) for j in experience.judgement_N
-        ),
+        "outcome/verifier_failed": _failed(experience.judgement_N),
         "length/mean": float(length_N.mean()),
         "length/max": float(length_N.max()),
         "length/right": _mean(length_N[right_N]),
         "length/wrong": _mean(length_N[~right_N]),
         "length/truncated": float(experience.truncated_N.mean()),
-        "groups/all_right": float((solved_P == 1).mean()),
-        "groups/all_wrong": float((solved_P == 0).mean()),
-        "groups/mixed": float(((solved_P > 0) & (solved_P < 1)).mean()),
+        "groups/all_right": frac_all_right(right_N, group_N),
+        "groups/all_wrong": frac_all_wrong(right_N, group_N),
+        "groups/mixed": float(signal(right_N, group_N).mean()),
     } | {f"stop/{reason}": _share(stop is reason for stop in stops) for reason in (Stop.EOS, Stop.LENGTH)}
+
+
+def training_metrics(sampled: Experience, kept: Experience) -> dict[str, Any]:
+    """What a generation cost, and what of it is trained on: ``sampled`` is after truncation, ``kept`` has credit."""
+    assert kept.reward_N is not None and kept.advantage_N is not None
+    prompts = b"".join(group.segments[0].ids.tobytes() for group in sampled.groups)
+    return {
+        "tokens/decoded": sum(group.cost.decoded for group in sampled.groups),
+        "tokens/prefilled": sum(group.cost.prefilled for group in sampled.groups),
+        "tokens/kv_read": sum(group.cost.kv_read for group in sampled.groups),
+        "groups/sampled": len(sampled.groups),
+        "groups/kept": len(kept.groups),
+        "groups/with_signal": len(np.unique(kept.group_N[kept.advantage_N != 0])),
+        "dot/cut": float(sampled.cut_N.mean()),
+        "reward/mean": _mean(kept.reward_N),
+        "prompt_ids_hash": hashlib.blake2b(prompts, digest_size=8).hexdigest(),
+    }
 
 
 def _length(group: Group, rollout: Any) -> int:
@@ -161,10 +191,14 @@ def _item(group: Group, leaf: int, problems: Mapping[str, Problem], tokenizer: P
     return Item(response, problem.gold, problem.verifier, group.truncated(group.leaves[leaf]))
 
 
+def _failed(judgements: Sequence[Judgement]) -> float:
+    return _share(judgement.verdict in (Verdict.TIMEOUT, Verdict.CRASHED) for judgement in judgements)
+
+
 def _share(flags: Any) -> float:
     return float(np.mean([bool(flag) for flag in flags]))
 
 
-def _mean(values: NDArray[np.int64]) -> float:
+def _mean(values: NDArray[Any]) -> float:
     """Mean, or NaN (written as null) where there is nothing to average."""
     return float(values.mean()) if len(values) else float("nan")

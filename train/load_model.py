@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging
 
 from .model_files import check_model_folder, resolve_model
@@ -25,7 +32,17 @@ def load_model(model: str, *, training: bool = False) -> tuple[PreTrainedModel, 
     loaded = AutoModelForCausalLM.from_pretrained(
         location, dtype=torch.bfloat16 if gpu and not training else torch.float32
     )
-    return loaded.to("cuda" if gpu else "cpu").eval(), AutoTokenizer.from_pretrained(location)
+    return loaded.to("cuda" if gpu else "cpu").eval(), load_tokenizer(location)
+
+
+def load_tokenizer(location: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder or on the Hub, as it was saved.
+
+    ``AutoTokenizer`` prefers the class that is usual for the model's family. That of Qwen2 makes another tokenizer out
+    of a plain fast one: it adds a token, and drops characters that it does not know.
+    """
+    plain = get_tokenizer_config(location).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return (PreTrainedTokenizerFast if plain else AutoTokenizer).from_pretrained(location)
 
 
 def sampled_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -4,7 +4,7 @@ Shapes: N tokens of the pack, prompts and inserted tokens included.
 
 Row layout is the same form without merging: each row is a tree of a single path, ``sub_end`` is the row's end.
 Visibility: query i sees key j exactly when ``j <= i < sub_end[j]``. The log-prob of token t is read off the hidden
-state at ``pred[t]``. Source: rollouts.md 9.4, design of the packed batch.
+state at ``pred[t]``.
 """
 
 from __future__ import annotations

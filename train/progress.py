@@ -20,7 +20,7 @@ class TrainingProgress(TrainerCallback):
     def __init__(self, settings: Settings, *, quiet: bool = False) -> None:
         self.steps = settings.steps
         self.updates = settings.optim.updates_per_batch * settings.optim.epochs
-        self.console = Console(quiet=quiet)
+        self.console = Console(quiet=quiet, highlight=False)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -55,10 +55,12 @@ class TrainingProgress(TrainerCallback):
         self.rolling_since = None
         step = logs["step"]
         line = f"accuracy {logs['outcome/accuracy']:.3f}  tokens {logs['length/mean']:6.1f}  cut {logs['dot/cut']:.1%}"
+        if logs["outcome/verifier_failed"]:
+            line += f"  VERIFIER FAILED on {logs['outcome/verifier_failed']:.1%}"
         self.bar.update(self.task, completed=step, state=line)
         if not self.console.is_terminal and (step == 1 or step % self.lines_every == 0 or step == self.steps):
             seconds = sum(value for key, value in logs.items() if key.startswith("seconds/"))
-            self.console.print(f"step {step:>5}/{self.steps}  {line}  {seconds:.2f} s/step", highlight=False)
+            self.console.print(f"step {step:>5}/{self.steps}  {line}  {seconds:.2f} s/step", soft_wrap=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.stop()

@@ -15,7 +15,7 @@ the whole update and L trained tokens in a rollout:
 N and L count every rollout of the update, those left out for lack of an advantage included. A rollout of several
 leaves shares its L among its rows. Prompts shared by rows are repeated in each.
 
-Source: rollouts.md 9.3 (layout by path); trl 1.16 ``GRPOTrainer._compute_loss`` (normalizers).
+Source of the normalizers: trl 1.16 ``GRPOTrainer._compute_loss``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A training run from settings to finished model: what ``laconic train`` and ``python -m laconic.train`` call.
 
-    runs/<name>/  config.yaml  environment.json  metrics.jsonl  rollouts/  checkpoints/  model/
+runs/<name>/  config.yaml  environment.json  metrics.jsonl  rollouts/  checkpoints/  model/
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .environment import describe_environment
 from .load_model import load_model, sampled_words
 from .progress import TrainingProgress
 from .rollout_log import drop_rollouts_after
-from .run_folder import claim_run_folder
+from .run_folder import CONFIG, RunFolder, claim_run_folder
 from .settings import Settings, as_dict
 from .trainer import Interrupted, LaconicTrainer, StopAtBoundary
 
@@ -37,7 +37,7 @@ def run_training(settings: Settings, run_dir: Path, *, quiet: bool = False) -> P
     The same command continues a run that was stopped or killed. Raises ``ConfigError`` for a folder made by other
     settings and ``RunError`` when the run cannot go on; ``KeyboardInterrupt`` after Ctrl-C, with the state saved.
     """
-    with claim_run_folder(run_dir, as_dict(settings)) as folder:
+    with claim_run_folder(run_dir, as_dict(settings)) as folder, _unsettled_until_begun(folder):
         resume_from = latest_checkpoint(folder.checkpoints)
         done = step_of(resume_from) if resume_from else 0
         write_atomically(folder.environment, json.dumps(describe_environment(), indent=1).encode())
@@ -79,6 +79,17 @@ def engine_maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Call
         max_context=rollout.max_prompt + rollout.max_completion,
         allowed_vocab=sampled_words(model, tokenizer),
     )
+
+
+@contextmanager
+def _unsettled_until_begun(folder: RunFolder) -> Iterator[None]:
+    """A run that fails before its first step leaves no settings behind, so that they can be mended under its name."""
+    try:
+        yield
+    except Exception:
+        if not any(path.exists() for path in (folder.checkpoints, folder.metrics, folder.rollouts)):
+            (folder.path / CONFIG).unlink()
+        raise
 
 
 @contextmanager

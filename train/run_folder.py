@@ -14,7 +14,6 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +22,7 @@ import yaml
 
 from ..errors import ConfigError, RunError
 from .atomic import write_atomically
+from .settings_io import plain
 
 CONFIG = "config.yaml"
 LOCK = "run.lock"
@@ -104,7 +104,7 @@ def claim_run_folder(run_dir: Path, settings_dict: Mapping[str, Any], *, resume:
             f"cannot write to run folder {run_dir}: {error.strerror}; choose another name=... or run elsewhere"
         ) from error
     try:
-        _compare_and_write(run_dir, _plain(settings_dict), resume)
+        _compare_and_write(run_dir, plain(settings_dict), resume)
     except BaseException:
         folder.release()
         raise
@@ -170,19 +170,6 @@ def _load(config: Path) -> Any:
             f"{config} cannot be read: {error}; choose another name=... or delete {config.parent}"
         ) from error
     return settings if isinstance(settings, dict) else {}
-
-
-def _plain(value: Any) -> Any:
-    """The value as YAML gives it back."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Enum):
-        return _plain(value.value)
-    if isinstance(value, Path):
-        return str(value)
-    return value
 
 
 def _differences(old: Any, new: Any, key: str = "") -> dict[str, tuple[str, str]]:

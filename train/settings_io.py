@@ -280,7 +280,7 @@ def dump(settings: Any) -> Tree:
             continue
         value = getattr(settings, spec.name)
         table = spec.metadata.get("table")
-        tree[spec.name] = {"name": name_of(value, table), **dump(value)} if table is not None else _plain(value)
+        tree[spec.name] = {"name": name_of(value, table), **dump(value)} if table is not None else plain(value)
     return tree
 
 
@@ -292,15 +292,16 @@ def name_of(value: Any, table: Mapping[str, type]) -> str:
     return f"{type(value).__module__}:{type(value).__qualname__}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value as YAML gives it back: dataclasses and mappings as dicts, sequences as lists, paths as text."""
     if is_dataclass(value) and not isinstance(value, type):
         return dump(value)
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Enum):
-        return value.value
+        return plain(value.value)
     return str(value) if isinstance(value, Path) else value
 
 

@@ -12,7 +12,6 @@ generation, and a run is saved at generation boundaries only.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -40,7 +39,17 @@ from ..rollout.records import Group, prompt_group
 from ..rollout.scheduler import run_groups
 from .atomic import temporary_beside
 from .checkpoint import latest_checkpoint, save_checkpoint
-from .experience import Experience, Judge, credit, judge, outcome_metrics, select_groups, shape, truncate
+from .experience import (
+    Experience,
+    Judge,
+    credit,
+    judge,
+    outcome_metrics,
+    select_groups,
+    shape,
+    training_metrics,
+    truncate,
+)
 from .forward import score, with_old_log_probs
 from .load_model import sampled_words
 from .metrics_log import MetricsLog
@@ -130,7 +139,7 @@ class LaconicTrainer(GRPOTrainer):
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """A ticker: one empty batch for every update of the run."""
         ticks: list[dict[str, Any]] = [{}] * (self.settings.steps * self.updates_per_generation)
-        return DataLoader(ticks, batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(ticks, batch_size=None)
 
     @property
     def generation(self) -> int:
@@ -161,18 +170,7 @@ class LaconicTrainer(GRPOTrainer):
         kept, passed = select_groups(experience, self.settings.sampler.filter, at_most=wanted)
         self.sampler.record(passed=passed, sampled=len(groups))
         kept = credit(shape(kept, self.settings.reward.shaping), self.settings.credit)
-        cost = sum((group.cost.decoded for group in groups), 0)
-        self._generation_metrics = metrics | {
-            "tokens/decoded": cost,
-            "tokens/prefilled": sum(group.cost.prefilled for group in groups),
-            "tokens/kv_read": sum(group.cost.kv_read for group in groups),
-            "groups/sampled": len(groups),
-            "groups/kept": len(kept.groups),
-            "groups/with_signal": _groups_with_signal(kept),
-            "dot/cut": float(experience.cut_N.mean()),
-            "reward/mean": float(kept.reward_N.mean()) if len(kept.groups) else float("nan"),
-            "prompt_ids_hash": _hash_prompts(groups),
-        }
+        self._generation_metrics = metrics | training_metrics(experience, kept)
         if self.settings.save.rollouts_every and self.generation % self.settings.save.rollouts_every == 0:
             write_rollouts(self.run_dir / "rollouts", self.generation + 1, kept, self.problem_by_id, self._tokenizer)
         return kept
@@ -201,6 +199,7 @@ class LaconicTrainer(GRPOTrainer):
             updates = []
             for part in np.array_split(np.arange(len(experience.groups)), optim.updates_per_batch):
                 chosen = experience.select(np.isin(np.arange(len(experience.groups)), part))
+                assert chosen.advantage_N is not None
                 rows = flatten(
                     chosen.groups,
                     chosen.advantage_N,
@@ -307,7 +306,7 @@ class LaconicTrainer(GRPOTrainer):
         if "loss" in logs:  # not in the summary at the end of training
             logs = {"step": self.generation, **logs, **self._generation_metrics, **_average(self._update_metrics)}
             logs |= {f"seconds/{phase}": seconds for phase, seconds in self.seconds.items()}
-            self.seconds = {}
+            self.seconds = {}  # a save that follows counts to the next generation
             if self.accelerator.is_main_process:
                 self.metrics_log.write(logs)
         super(GRPOTrainer, self).log(logs, start_time)
@@ -334,12 +333,23 @@ class LaconicTrainer(GRPOTrainer):
             self.sampler.load_state_dict(json.loads((Path(checkpoint) / METHOD_STATE).read_text())["sampler"])
 
     def export(self, folder: Path) -> Path:
-        """The finished model and its tokenizer, as any transformers user loads them; returns ``folder``."""
+        """The finished model and its tokenizer, as any transformers user loads them; returns ``folder``.
+
+        Raises:
+            RunError: they cannot be written; the last checkpoint has them, too.
+        """
         unfinished = temporary_beside(folder)
-        self.save_model(str(unfinished), _internal_call=True)
-        self._tokenizer.save_pretrained(unfinished)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
+        try:
+            self.save_model(str(unfinished), _internal_call=True)
+            self._tokenizer.save_pretrained(unfinished)
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
+        except Exception as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise RunError(
+                f"cannot write the finished model to {folder}: {type(error).__name__}: {error}; free disk space, or "
+                "mend the cause named here, and start the same command again: all steps are done and saved"
+            ) from error
         return folder
 
     def save_at_boundary(self) -> None:
@@ -367,16 +377,6 @@ def _no_reward(**_: Any) -> list[float]:
     raise RunError("trl's reward path was called; rewards come from train/experience.py")
 
 
-def _groups_with_signal(experience: Experience) -> int:
-    """Groups whose advantages are not all zero."""
-    assert experience.advantage_N is not None
-    return len(np.unique(experience.group_N[experience.advantage_N != 0]))
-
-
-def _hash_prompts(groups: Sequence[Group]) -> str:
-    return hashlib.blake2b(b"".join(group.segments[0].ids.tobytes() for group in groups), digest_size=8).hexdigest()
-
-
 def _average(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """Means over tokens of the packs' means (of ``_max`` the maximum), and the sum of their trained tokens."""
     tokens = np.array([row["tokens/trained"] for row in rows])
@@ -390,6 +390,8 @@ def _average(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 def _weightless() -> PackedBatch:
     """A pack without any weight: keeps a rank with fewer packs in step with the others."""
     none, nan = np.zeros(2, np.float32), np.full(2, np.nan, np.float32)
-    path = dict(ids=np.zeros(2, np.int64), pos=np.arange(2), sub_end=np.full(2, 2), pred=np.array([-1, 0]))
-    weights = dict(w_pos=none, w_neg=none, w_kl=none, w_ent=none, w_nll=none)
+    path: dict[str, Any] = dict(
+        ids=np.zeros(2, np.int64), pos=np.arange(2), sub_end=np.full(2, 2), pred=np.array([-1, 0])
+    )
+    weights: dict[str, Any] = dict(w_pos=none, w_neg=none, w_kl=none, w_ent=none, w_nll=none)
     return PackedBatch(**path, old_logp=nan, ref_logp=nan, **weights, group=np.zeros(2, np.int64))

@@ -1,7 +1,4 @@
-"""The record of one problem, and how a task hands problems out.
-
-Source: evaluation.md section 1 names what an evaluation needs to know of a problem; training needs nothing more.
-"""
+"""The record of one problem, and how a task hands problems out."""
 
 from __future__ import annotations
 

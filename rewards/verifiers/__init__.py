@@ -36,7 +36,7 @@ def resolve(name: str) -> Verifier:
         ) from error
     if not callable(verifier):
         raise ConfigError(f"verifier {name!r} is no function; it must be judge(response: str, gold: str) -> Judgement")
-    return verifier  # type: ignore[no-any-return]
+    return verifier
 
 
 def judge_item(item: Item) -> Judgement:

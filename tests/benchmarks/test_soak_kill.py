@@ -10,8 +10,9 @@ from laconic.benchmarks.soak_kill import PHASES, soak
 STAND_IN = """
 import json, os, random, sys, time
 from pathlib import Path
-from laconic.train.checkpoint import claim_run_folder, latest_checkpoint, save_checkpoint, step_of
+from laconic.train.checkpoint import latest_checkpoint, save_checkpoint, step_of
 from laconic.train.metrics_log import MetricsLog
+from laconic.train.run_folder import claim_run_folder
 
 forgetful = sys.argv[1] == "forgetful"
 settings = dict(argument.split("=") for argument in sys.argv[2:])

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from laconic.errors import ConfigError, DataError
 from laconic.eval.cost import (
-    ModelSpec,
     attended,
     decode_flops,
     linear_costs,
-    load_hardware,
     max_concurrency,
     prefill_flops,
     step_bytes,
     step_time,
     tri,
 )
+from laconic.eval.hardware import load_hardware
+from laconic.eval.model_spec import ModelSpec
 from laconic.eval.traces import chunked, linear, lockstep_latency, parallel, trace_cost, tree
 
 near = pytest.approx
@@ -240,8 +240,7 @@ def test_bad_configs_say_what_is_missing(tmp_path: Path) -> None:
 def test_a_hardware_file_overrides_and_adds(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text(
-        "h100-sxm: {eta_m: 0.8, price_per_hour: 2.5}\n"
-        "mine: {peak_flops: 1.0e+12, bandwidth: 1.0e+11, memory: 8.0e+9}\n"
+        "h100-sxm: {eta_m: 0.8, price_per_hour: 2.5}\nmine: {peak_flops: 1.0e+12, bandwidth: 1.0e+11, memory: 8.0e+9}\n"
     )
     tuned = load_hardware("h100-sxm", own)
     assert (tuned.bytes_per_s, tuned.price_per_hour, tuned.label) == (0.8 * 3.35e12, 2.5, "h100-sxm/calibrated")

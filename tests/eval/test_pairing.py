@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laconic.errors import ConfigError
-from laconic.eval.paired import (
+from laconic.eval.pairing import (
     AES,
     PairedDelta,
     aes,

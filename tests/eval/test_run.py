@@ -13,7 +13,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from laconic.errors import ConfigError, DataError
-from laconic.eval.cost import linear_costs, load_hardware
+from laconic.eval.cost import linear_costs
+from laconic.eval.hardware import load_hardware
 from laconic.eval.model_spec import ModelSpec
 from laconic.eval.paired import compare_runs
 from laconic.eval.records import read_samples, read_shards, to_samples

@@ -186,3 +186,22 @@ def test_logits_never_exist_for_all_tokens_at_once(monkeypatch):
     monkeypatch.setattr("trl.kernels.chunked_logprob.torch.empty", spy)
     model(**given, logprob_head=True).log_probs.sum().backward()
     assert sizes and max(sizes) <= 5 * 16 < 5 * 50
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_words_beyond_the_vocabulary_have_no_probability_and_no_gradient(temperature):
+    plain, patched = qwen(), qwen()
+    known = plain.config.vocab_size - 7
+    add_logprob_head(patched, temperature, vocabulary=known)
+    ids = torch.arange(1, 9).reshape(1, 8)
+    pred, targets = torch.arange(7), ids[0, 1:]
+    output = patched(input_ids=ids, pred=pred, targets=targets, logprob_head=True)
+    log_p = (plain(input_ids=ids).logits[0, :7, :known].float() / temperature).log_softmax(-1)
+    want = log_p[torch.arange(7), targets]
+    torch.testing.assert_close(output.log_probs, want, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.entropy, -(log_p.exp() * log_p).sum(-1), atol=1e-5, rtol=0)
+    output.log_probs.sum().backward()
+    want.sum().backward()
+    found, wanted = patched.get_output_embeddings().weight.grad, plain.get_output_embeddings().weight.grad
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    assert (found[known:] == 0).all()

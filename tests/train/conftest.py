@@ -1,8 +1,9 @@
-"""Random groups of flat rollouts, and a tiny random model, for tests of rows, forward and objectives."""
+"""Random groups of flat rollouts and tiny random models, in memory and on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,20 @@ def flat_groups() -> Callable[..., list[Group]]:
 def tiny_qwen() -> Callable[..., object]:
     """``tiny_qwen(seed)``: a random Qwen2 of a few thousand parameters with 32 words, in float64."""
     return _tiny_qwen
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random model with the tiny thinker's tokenizer, which does not know all of the model's 32 words."""
+    from laconic.train.thinker.tokenizer import build_tokenizer
+
+    tokenizer, path = build_tokenizer(), tmp_path_factory.mktemp("model") / "random"
+    model = _tiny_qwen().float()
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
 
 
 def _flat_groups(seed: int, lengths: Sequence[Sequence[int]], vocabulary: int = 22, prompt: int = 4) -> list[Group]:

@@ -1,6 +1,6 @@
 """Statistics of rewards by group: group identity is data (``group_N``), groups differ in size and come in any order.
 
-A reward that is NaN could not be scored: it is left out of its group's mean and deviation, and ``spread`` gives it 0.
+A reward that is NaN could not be scored: it is left out of its group's mean and deviation, and its own deviation is 0.
 A group whose scored rewards are all equal has deviations of exactly 0, whatever rounding does to its mean.
 """
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import DataError
+from ...rewards.grouping import index_groups
 
 # Shapes: N rollouts of all groups, P groups
 
@@ -36,18 +37,13 @@ class GroupStats:
         Raises:
             DataError: the shapes differ, or a reward is infinite.
         """
-        reward, group = np.asarray(reward_N, np.float64), np.asarray(group_N)
-        if reward.ndim != 1 or reward.shape != group.shape:
-            raise DataError(
-                f"every rollout has one reward and one group id, but their shapes are {reward.shape} and "
-                f"{group.shape}; pass two flat arrays of the same size"
-            )
+        given_N, id_P, index_N = index_groups(reward_N, group_N, "reward")
+        reward = given_N.astype(np.float64)
         if np.isinf(reward).any():
             raise DataError(
                 f"the reward of rollout {int(np.flatnonzero(np.isinf(reward))[0])} is infinite; rewards must be "
                 "finite, or NaN where a response could not be scored"
             )
-        id_P, index_N = np.unique(group, return_inverse=True)
         scored_N = ~np.isnan(reward)
         count_P = np.bincount(index_N[scored_N], minlength=len(id_P)).astype(np.float64)
 

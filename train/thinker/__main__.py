@@ -53,6 +53,7 @@ class ThinkerConfig:
         Stage(700, 2e-3, 6144),
         Stage(1000, 2e-3, 6144),
         Stage(1500, 2e-3, 6144),
+        Stage(1200, 2e-3, 6144),
     )
     examples: int = 60_000
     """Distinct examples of each stage, half from each task; gone through as often as the steps need."""
@@ -126,12 +127,11 @@ def train_thinker(config: ThinkerConfig, corpus: CorpusConfig, out: Path) -> Non
     tokenizer = build_tokenizer()
     model = build_model(config, tokenizer)
     single = replace(corpus, passes_median=1.0, passes_sigma=0.0, cut_share=0.0)
-    rng = random.Random(config.seed + 1)
     for number, stage in enumerate(config.stages, 1):
         saved = out / f"stage-{number}"
-        batches = make_batches(config, single if stage.single_pass else corpus, tokenizer, stage.batch_tokens)
-        order = _order(rng, len(batches), stage.steps)
         if not (saved / "model.safetensors").is_file():
+            batches = make_batches(config, single if stage.single_pass else corpus, tokenizer, stage.batch_tokens)
+            order = _order(random.Random(f"{config.seed}/{number}"), len(batches), stage.steps)
             _train_stage(model, stage, [batches[index] for index in order], f"stage {number} of {len(config.stages)}")
             model.to(torch.bfloat16).save_pretrained(saved)
         model = Qwen2ForCausalLM.from_pretrained(saved, dtype=torch.float32)
