@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..rewards.verifiers import resolve as resolve_verifier
 from ..rollout.drivers import DRIVERS
 from ..rollout.engines import ENGINES
-from .derived import positions
+from .derived import positions, world_size
 from .model_config import Config
 from .settings import Settings
 from .settings_io import name_of
@@ -20,6 +20,7 @@ from .trl_keys import check_trl_keys
 
 def check_settings(settings: Settings, config: Config | None) -> None:
     """Raise ``ConfigError`` for settings that cannot work; ``config`` is the model's config.json, None when unknown."""
+    _check_ranks()
     _check_ranges(settings)
     _check_names(settings)
     _check_group(settings)
@@ -47,6 +48,14 @@ def find_warnings(settings: Settings) -> list[str]:
             "optim.warmup_steps has no effect with schedule constant; use optim.schedule=constant_with_warmup"
         )
     return warnings
+
+
+def _check_ranks() -> None:
+    if world_size() > 1:
+        raise ConfigError(
+            f"WORLD_SIZE is {world_size()} but a run is one process: groups are not shared out over ranks; start it "
+            "without a launcher, or with accelerate launch --num_processes 1"
+        )
 
 
 def _check_ranges(settings: Settings) -> None:

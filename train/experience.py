@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import RunError
 from ..eval.tasks import Problem
 from ..rewards.filters import frac_all_right, frac_all_wrong, signal
+from ..rewards.shaping.checks import correct_dominance, length_only_signal
 from ..rewards.verdict import Item, Judgement, Verdict
 from ..rollout.records import Group, Kind, Stop
 
@@ -171,6 +172,8 @@ def training_metrics(sampled: Experience, kept: Experience) -> dict[str, Any]:
         "groups/with_signal": len(np.unique(kept.group_N[kept.advantage_N != 0])),
         "dot/cut": float(sampled.cut_N.mean()),
         "reward/mean": _mean(kept.reward_N),
+        "reward/wrong_above_right": correct_dominance(kept.right_N, kept.reward_N, kept.group_N),
+        "reward/length_only_groups": length_only_signal(kept.right_N, kept.reward_N, kept.group_N),
         "prompt_ids_hash": hashlib.blake2b(prompts, digest_size=8).hexdigest(),
     }
 

@@ -42,4 +42,4 @@ def guess(unfinished: str) -> str:
     return done[-1][-1] if done else unfinished[0]
 
 
-CHAIN = ProceduralTask("chain", tuple(range(1, 9)), draw, steps, guess)
+CHAIN = ProceduralTask("chain", tuple(range(1, 7)), draw, steps, guess)

@@ -123,3 +123,9 @@ def test_dot_with_a_length_reward_and_an_idle_warm_up_are_warned_about():
     overrides = ["reward.shaping.name=kimi_length", "credit.name=dr_grpo", "optim.warmup_steps=5"]
     twice, idle = find_warnings(load_settings(CONFIGS / "dot.yaml", overrides))
     assert "length enters twice" in twice and "constant_with_warmup" in idle
+
+
+def test_several_ranks_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 2"):
+        check_settings(load_settings("configs/methods/dot.yaml"), None)

@@ -266,4 +266,5 @@ def test_metrics_of_what_is_trained_on() -> None:
     assert metrics == {
         "tokens/decoded": 2520, "tokens/prefilled": 10, "tokens/kv_read": 12600, "groups/sampled": 2, "groups/kept": 1,
         "groups/with_signal": 1, "dot/cut": 1 / 18, "reward/mean": 15 / 16,
+        "reward/wrong_above_right": 0.0, "reward/length_only_groups": 0.0,
     }  # fmt: skip

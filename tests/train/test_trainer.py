@@ -231,6 +231,7 @@ def test_a_line_of_the_metrics_covers_the_whole_step(make: Train) -> None:
     trainer.train()
     first, second = read_metrics(trainer.run_dir / "metrics.jsonl")
     keys = """step loss grad_norm learning_rate prompt_ids_hash dot/cut reward/mean
+        reward/wrong_above_right reward/length_only_groups
         seconds/rollout seconds/judge seconds/pack seconds/old seconds/reference seconds/update
         tokens/decoded tokens/prefilled tokens/kv_read tokens/trained
         length/mean length/max length/right length/wrong length/truncated stop/eos stop/length
