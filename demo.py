@@ -121,6 +121,6 @@ def _from_scratch(out: Path, console: Console) -> Path:
     from .train.thinker.__main__ import main
 
     folder = out.parent / f"{out.name}-thinker"
-    console.print(f"making the tiny thinker into {folder}: about ten minutes on two cores")
+    console.print(f"making the tiny thinker into {folder}: about half an hour on two cores")
     main(["--out", str(folder)])
     return folder
