@@ -23,11 +23,12 @@ import numpy as np
 import torch
 import transformers
 from claim import interleaved, median_and_spread, write_claims
-from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
+from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 
 from laconic.eval.tasks import PROCEDURAL
 from laconic.rollout.engines.protocol import Completion, NoiseKey, Request, Sampling
 from laconic.rollout.engines.transformers import TransformersEngine
+from laconic.train.load_model import load_tokenizer
 from laconic.train.model_files import resolve_model
 
 # Shapes: P prompts, B sequences decoded together
@@ -159,9 +160,10 @@ def main() -> None:
     given = parser.parse_args()
 
     folder = resolve_model(given.model)
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer = load_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    problems = PROCEDURAL["chain"].problems("test", 0, given.prompts)
+    share = given.prompts // len(PROCEDURAL)
+    problems = [problem for task in PROCEDURAL.values() for problem in task.problems("test", 0, share)]
     bench = Bench(model, tokenizer, [tokenizer(problem.prompt)["input_ids"] for problem in problems])
     same = assert_same_results(bench)
     print(same)
