@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from laconic.eval.tasks import PROCEDURAL
 from laconic.rewards.verifiers.answer_part import END_THINK, THINK
+from laconic.train.thinker import __main__ as script
 from laconic.train.thinker.__main__ import Stage, ThinkerConfig, make_batches, train_thinker
 from laconic.train.thinker.corpus import CorpusConfig, Example, best_so_far, write_example
 from laconic.train.thinker.tokenizer import CHARACTERS, EOS, build_tokenizer
@@ -147,7 +148,7 @@ def test_examples_repeat_with_their_seed(task) -> None:
 
 def test_batches_hold_every_example_once_and_label_what_is_trained() -> None:
     tokenizer = build_tokenizer()
-    batches = make_batches(TINY, CorpusConfig(cut_share=0.5), tokenizer, BATCH_TOKENS)
+    batches = make_batches(TINY, CorpusConfig(cut_share=0.5), tokenizer, BATCH_TOKENS, seed=3)
     assert sum(len(ids_BT) for ids_BT, _ in batches) == TINY.examples
     for ids_BT, labels_BT in batches:
         assert ids_BT.numel() <= BATCH_TOKENS
@@ -168,11 +169,35 @@ def test_a_short_training_leaves_a_model_that_loads_and_repeats_bit_for_bit(tmp_
     assert logits_BTV.isfinite().all()
 
 
-def test_a_training_that_was_stopped_goes_on_with_the_stage_it_was_in(tmp_path: Path) -> None:
+def test_a_training_that_was_stopped_goes_on_with_the_stage_it_was_in(tmp_path: Path, monkeypatch) -> None:
+    train_thinker(TINY, CorpusConfig(), tmp_path / "whole")
+    train_stage, trained = script._train_stage, []
+
+    def stopped_in_stage_two(model, stage, *rest) -> None:
+        trained.append(stage)
+        if trained == list(TINY.stages):
+            raise KeyboardInterrupt
+        train_stage(model, stage, *rest)
+
+    monkeypatch.setattr(script, "_train_stage", stopped_in_stage_two)
+    with pytest.raises(KeyboardInterrupt):
+        train_thinker(TINY, CorpusConfig(), tmp_path / "stopped")
+    train_thinker(TINY, CorpusConfig(), tmp_path / "stopped")
+    assert trained == [*TINY.stages, TINY.stages[1]]
+    names = {name: sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("whole", "stopped")}
+    assert names["stopped"] == names["whole"]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert weights[0] == weights[1]
+
+
+def test_stages_of_another_seed_are_not_taken_up(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(script.shutil, "rmtree", lambda path: None)
     train_thinker(TINY, CorpusConfig(), tmp_path)
-    weights = tmp_path / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.unlink()
-    shutil.rmtree(tmp_path / "stage-2")
-    train_thinker(TINY, CorpusConfig(), tmp_path)
-    assert weights.read_bytes() == whole
+    first = (tmp_path / "model.safetensors").read_bytes()
+    train_thinker(replace(TINY, seed=TINY.seed + 1), CorpusConfig(), tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() != first
+
+
+def test_an_example_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"does not fit into 40 positions; lower passes_max \(14\)"):
+        make_batches(replace(TINY, max_position=40), CorpusConfig(), build_tokenizer(), BATCH_TOKENS, seed=3)

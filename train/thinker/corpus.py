@@ -35,7 +35,7 @@ class CorpusConfig:
     """Its spread; mean = median * exp(sigma^2 / 2), 4.9 here before rounding."""
     passes_max: int = 14
     """Longest thought, in passes."""
-    slip: float = 0.0035
+    slip: float = 0.005
     """Probability that a step of a level-1 problem is wrong; it grows in proportion to the level."""
     cut_share: float = 0.10
     """Share of examples whose thought is cut at a random point and answered with the best answer so far."""
