@@ -104,6 +104,9 @@ def train(
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="tiny-thinker, a folder, a Hub id, or runs/<name> of a training run.")],
+    adapter: Annotated[
+        str | None, typer.Option(help="LoRA adapter of MODEL: runs/<name>, the adapter's folder or its Hub id.")
+    ] = None,
     task: Annotated[
         list[str] | None, typer.Option(help="Procedural family or JSONL/Parquet file; give it again for more.")
     ] = None,
@@ -128,6 +131,7 @@ def evaluate(
     \b
     Examples:
       laconic eval tiny-thinker --task chain
+      laconic eval tiny-thinker --adapter runs/lora --task chain
       laconic eval runs/dot --task chain --task search -n 400 -k 8 --out runs/eval/dot
       laconic eval Qwen/Qwen2.5-0.5B --task gsm8k_test.jsonl --column prompt=question --column gold=answer \\
           --verifier number --max-completion 2048 --json
@@ -138,6 +142,7 @@ def evaluate(
     summary = evaluate_model(
         model,
         task or [],
+        adapter=adapter,
         options={**options, "profile": profile},
         columns=column or [],
         template=template,

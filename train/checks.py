@@ -11,8 +11,9 @@ from ..errors import ConfigError
 from ..rewards.verifiers import resolve as resolve_verifier
 from ..rollout.drivers import DRIVERS
 from ..rollout.engines import ENGINES
-from .derived import positions, world_size
+from .derived import positions, sharding, world_size
 from .model_config import Config
+from .model_files import linear_layers_on_disk
 from .settings import Settings
 from .settings_io import name_of
 from .trl_keys import check_trl_keys
@@ -20,11 +21,12 @@ from .trl_keys import check_trl_keys
 
 def check_settings(settings: Settings, config: Config | None) -> None:
     """Raise ``ConfigError`` for settings that cannot work; ``config`` is the model's config.json, None when unknown."""
-    _check_ranks()
     _check_ranges(settings)
     _check_names(settings)
     _check_group(settings)
     _check_updates(settings)
+    _check_ranks(settings)
+    _check_adapter(settings)
     _check_lengths(settings, config)
     _check_effects(settings)
     check_trl_keys(settings.trl)
@@ -50,12 +52,27 @@ def find_warnings(settings: Settings) -> list[str]:
     return warnings
 
 
-def _check_ranks() -> None:
-    if world_size() > 1:
+def _check_ranks(settings: Settings) -> None:
+    """Groups stay whole, so every rank needs as many of them in every update."""
+    if sharded := sharding():
         raise ConfigError(
-            f"WORLD_SIZE is {world_size()} but a run is one process: groups are not shared out over ranks; start it "
-            "without a launcher, or with accelerate launch --num_processes 1"
+            f"the launcher was told to use {sharded}, which leaves each rank a part of the weights, but engine "
+            f"{settings.rollout.engine} decodes with whole ones; use DeepSpeed with zero_stage 2 or less, or plain DDP"
         )
+    ranks, prompts, updates = world_size(), settings.rollout.prompts_per_step, settings.optim.updates_per_batch
+    share = ranks * updates
+    if ranks == 1 or not prompts % share:
+        return
+    among = f"{ranks} ranks" if updates == 1 else f"{ranks} ranks x {updates} updates (optim.updates_per_batch)"
+    fitting = " or ".join(dict.fromkeys(str(share * max(1, prompts // share + more)) for more in (0, 1)))
+    raise ConfigError(
+        f"rollout.prompts_per_step {prompts} / ({among}) = {prompts / share:.2f} groups per rank and update, but a "
+        f"group stays whole on one rank; set rollout.prompts_per_step={fitting}, or start another number of ranks"
+    )
+
+
+def _check_adapter(settings: Settings) -> None:
+    settings.adapter.check(linear_layers_on_disk(settings.model))
 
 
 def _check_ranges(settings: Settings) -> None:

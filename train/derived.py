@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..eval.model_spec import ModelSpec
+from .adapter import BITS, Lora
 from .model_config import Config
 from .settings import Settings
 
@@ -27,6 +28,8 @@ class MemoryEstimate:
     head_dim, k = kv heads * head_dim, I inner size, M = tokens of a micro-batch (at least one longest row):
 
     - weights P b, gradients P b, Adam 2 P b, reference P b (only with a KL term);
+    - with LoRA of A trained numbers (r times inputs and outputs of each matrix): weights P c + A b with c bytes of a
+      frozen weight (``adapter.dtype``), gradients A b, Adam 2 A b, no reference;
     - key-value cache: live sequences * (max_prompt + max_completion) * 2 n k b, the worst case;
     - activations: M * n * (6 h + 2 q + 2 k + 4 I) * a; with gradient checkpointing M * (n h + one layer's) * a;
     - log-prob head: logits and their gradient in float32 for one chunk of at most 1,024 tokens, 8 * 1,024 * V.
@@ -60,15 +63,16 @@ def derive(settings: Settings, config: Config | None) -> list[str]:
     row = rollout.max_prompt + rollout.max_completion
     groups = rollout.prompts_per_step // optim.updates_per_batch
     updates = optim.updates_per_batch * optim.epochs
-    micro_batches = math.ceil(groups * rollout.group_size / max(1, optim.micro_batch_tokens // row))
+    rows = groups * rollout.group_size
+    micro_batches = math.ceil(rows / ranks / max(1, optim.micro_batch_tokens // row))
     oversampled = f" (the sampler may ask for up to {sampled})" if sampled > rollout.prompts_per_step else ""
     lines = [
         f"{rollout.prompts_per_step} prompts{oversampled} x {rollout.group_size} samples = "
         f"{rollout.prompts_per_step * rollout.group_size:,} rollouts per step, on {ranks} {_plural('rank', ranks)}, "
-        f"at most {rollout.max_live} decoded at a time",
+        f"at most {rollout.max_live} decoded at a time" + (" on each" * (ranks > 1)),
         f"{_plural_count(updates, 'update')} per step ({_times(optim.updates_per_batch, optim.epochs)}): "
-        f"{groups} {_plural('prompt', groups)} = {groups * rollout.group_size:,} rows each, in at most "
-        f"{micro_batches:,} micro-batches of {optim.micro_batch_tokens:,} tokens",
+        f"{groups} {_plural('prompt', groups)} = {rows:,} rows each, in at most "
+        f"{micro_batches:,} micro-batches of {optim.micro_batch_tokens:,} tokens" + (" on each rank" * (ranks > 1)),
         f"longest row {rollout.max_prompt:,} + {rollout.max_completion:,} = {row:,} tokens"
         + (f" of the model's {positions(config):,} positions" if positions(config) else ""),
         f"{settings.steps:,} steps: {settings.steps * updates:,} updates, at most {settings.steps * rollouts:,} "
@@ -82,6 +86,8 @@ def derive(settings: Settings, config: Config | None) -> list[str]:
     except ConfigError as error:
         return [*lines, f"model size and peak memory: unknown, {error}"]
     lines.append(f"model of {spec.parameters:,} parameters")
+    if lora := _lora(settings):
+        lines[-1] += f", of which none is trained, but {lora.parameters(spec):,} of an adapter of rank {lora.r}"
     for where, width in ACTIVATION_WIDTHS.items():
         lines.append(f"estimated peak memory {where}: {_in_words(estimate_memory(settings, spec, width))}")
     return lines
@@ -92,20 +98,27 @@ def estimate_memory(settings: Settings, spec: ModelSpec, activation_width: int) 
     rollout, optim = settings.rollout, settings.optim
     row = rollout.max_prompt + rollout.max_completion
     tokens = max(optim.micro_batch_tokens, row)
-    live = min(rollout.max_live, prompts_sampled(settings) * rollout.group_size)
+    live = min(rollout.max_live, math.ceil(prompts_sampled(settings) / world_size()) * rollout.group_size)
     queries, keys = spec.q_heads * spec.head_dim, spec.kv_heads * spec.head_dim
     layer = 6 * spec.hidden + 2 * queries + 2 * keys + 4 * (spec.experts_active * spec.expert_ffn or spec.ffn)
     kept = spec.layers * spec.hidden + layer if optim.gradient_checkpointing else spec.layers * layer
-    whole = spec.parameters * WIDTH
+    whole = trained = spec.parameters * WIDTH
+    frozen = 0
+    if lora := _lora(settings):
+        trained, frozen = lora.parameters(spec) * WIDTH, spec.parameters * BITS[lora.dtype]
     return MemoryEstimate(
-        weights=whole,
-        gradients=whole,
-        adam=2 * whole,
-        reference=whole if getattr(settings.objective, "kl", 0) else 0,
+        weights=frozen + trained,
+        gradients=trained,
+        adam=2 * trained,
+        reference=whole if getattr(settings.objective, "kl", 0) and not lora else 0,
         cache=live * row * 2 * spec.layers * keys * WIDTH,
         activations=tokens * kept * activation_width,
         head=8 * min(1024, tokens) * spec.vocab,
     )
+
+
+def _lora(settings: Settings) -> Lora | None:
+    return settings.adapter if isinstance(settings.adapter, Lora) else None
 
 
 def prompts_sampled(settings: Settings) -> int:
@@ -130,6 +143,14 @@ def positions(config: Config | None) -> int:
 def world_size() -> int:
     """Ranks of this run: what the launcher says, else 1."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def sharding() -> str | None:
+    """What the launcher was told to use that shards weights over ranks, in words; None for DDP and ZeRO up to 2."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        return "FSDP"
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    return "DeepSpeed ZeRO-3" if deepspeed and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3" else None
 
 
 def _in_words(memory: MemoryEstimate) -> str:
@@ -173,5 +194,6 @@ def summary(settings: Settings, config: Config | None) -> dict[str, Any]:
         "ranks": world_size(),
         "rollouts_at_most": settings.steps * prompts_sampled(settings) * rollout.group_size,
         "parameters": spec.parameters if spec else None,
+        "trained": None if spec is None else lora.parameters(spec) if (lora := _lora(settings)) else spec.parameters,
         "peak_bytes": peaks,
     }

@@ -32,12 +32,15 @@ class Subject:
     name: str
     tasks: tuple[TaskSettings, ...]
     config: EvalConfig
+    adapter: str | None = None
+    """Merged into the model; None where the model is whole, or is itself an adapter's folder."""
 
 
 def evaluate_model(
     model: str,
     tasks: Sequence[str] = (),
     *,
+    adapter: str | None = None,
     options: dict[str, Any] | None = None,
     columns: Sequence[str] = (),
     template: str | None = None,
@@ -49,6 +52,7 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Evaluate and return the content of ``summary.json``.
 
+    adapter: an adapter of ``model``: the folder of a run or of the adapter, or a Hub id. A run brings its settings.
     tasks: procedural families and JSONL or Parquet files; those of the run, or all families, if empty.
     options: fields of ``EvalConfig`` that differ; a None leaves the default.
     columns: ``field=column`` for files that name their columns differently.
@@ -57,7 +61,7 @@ def evaluate_model(
 
     Raises ``ConfigError`` for options that cannot work, ``DataError`` for unusable models and files.
     """
-    subject = _subject(model, tasks, options or {}, columns, template, verifier)
+    subject = _subject(model, adapter, tasks, options or {}, columns, template, verifier)
     problems, names = _problems(subject)
     folder = out or EVALUATIONS / _folder_name(subject, names, len(problems))
     # Imported late, so that a mistyped option is refused before torch is loaded.
@@ -70,7 +74,7 @@ def evaluate_model(
     from .load_model import load_model
 
     config, text = subject.config, subject.tasks[0].template
-    policy, tokenizer = load_model(subject.model)
+    policy, tokenizer = load_model(subject.model, adapter=subject.adapter)
     longest = max(len(encode_prompt(problem, tokenizer, text)) for problem in problems)
     engine = TransformersEngine(
         policy,
@@ -119,22 +123,24 @@ def print_evaluation(summary: dict[str, Any], folder: Path) -> None:
 
 def _subject(
     model: str,
+    adapter: str | None,
     tasks: Sequence[str],
     options: dict[str, Any],
     columns: Sequence[str],
     template: str | None,
     verifier: str | None,
 ) -> Subject:
-    folder = Path(model)
-    location, name, task, config = model, folder.name, TaskSettings(), EvalConfig()
+    folder = Path(adapter or model)
+    name, task, config = folder.name, TaskSettings(), EvalConfig()
     if (folder / "config.yaml").is_file():
-        run = load_settings(folder / "config.yaml")
-        task, config, location = run.task, run.eval, str(folder / "model")
-        if not Path(location).is_dir():
+        run, finished = load_settings(folder / "config.yaml"), folder / "model"
+        task, config = run.task, run.eval
+        if not finished.is_dir():
             raise DataError(
                 f"{folder} has no finished model yet; go on with laconic train {folder / 'config.yaml'}, or evaluate "
                 f"one of the folders in {folder / 'checkpoints'}"
             )
+        model, adapter = (model, str(finished)) if adapter else (str(finished), None)
     task = replace(
         task,
         template=task.template if template is None else template,
@@ -142,7 +148,7 @@ def _subject(
         columns=_mapping(columns) or task.columns,
     )
     config = replace(config, **{key: value for key, value in options.items() if value is not None})
-    return Subject(location, name, _tasks(tasks, task), config)
+    return Subject(model, name, _tasks(tasks, task), config, adapter)
 
 
 def _tasks(names: Sequence[str], default: TaskSettings) -> tuple[TaskSettings, ...]:

@@ -4,13 +4,13 @@
 
 Shapes: N rollouts of the step, groups one after another; a rollout's outcome is that of its leaf. Lengths are trained
 tokens. ``group_N`` holds the index of the rollout's group in ``groups``. The trainer calls these in order
-(``trainer.py``) and packs the result (``rows.py``).
+(``trainer.py``) and packs the result (``rows.py``). Of several ranks each has its own groups; only the choice among
+those that pass the filter looks at all of them.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +20,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import RunError
 from ..eval.tasks import Problem
-from ..rewards.filters import frac_all_right, frac_all_wrong, signal
-from ..rewards.shaping.checks import correct_dominance, length_only_signal
+from ..rewards.filters import signal
 from ..rewards.verdict import Item, Judgement, Verdict
-from ..rollout.records import Group, Kind, Stop
+from ..rollout.records import Group, Kind
 
 MOST_FAILURES = 0.5
 """Share of the answers it has looked at on which a verifier may crash or run out of time before a run stops ..."""
@@ -61,6 +60,10 @@ class Experience:
         """Rollouts that ran into the completion cap."""
         return np.array([g.truncated(g.leaves[r.leaves[-1]]) for g in self.groups for r in g.rollouts], dtype=bool)
 
+    def only(self, ids: Collection[int]) -> Experience:
+        """Only the groups with these ids."""
+        return self.select(np.array([group.id in ids for group in self.groups], dtype=bool))
+
     def select(self, keep_groups: NDArray[np.bool_]) -> Experience:
         """Only the groups marked."""
         keep_N = keep_groups[self.group_N]
@@ -84,9 +87,10 @@ def judge(
     items = [_item(group, rollout.leaves[-1], problems, tokenizer) for group in groups for rollout in group.rollouts]
     judgements = tuple(judge_items(items))
     searched = [judgement for judgement in judgements if judgement.verdict is not Verdict.TRUNCATED]
-    if len(searched) >= LEAST_SEARCHED and _failed(searched) > MOST_FAILURES:
+    failed = failed_share([judgement.verdict for judgement in searched])
+    if len(searched) >= LEAST_SEARCHED and failed > MOST_FAILURES:
         raise RunError(
-            f"the verifier crashed or took too long on {_failed(searched):.0%} of {len(searched)} answers, more than "
+            f"the verifier crashed or took too long on {failed:.0%} of {len(searched)} answers, more than "
             f"{MOST_FAILURES:.0%}; mend it (task.verifier) and start the same command again"
         )
     return Experience(tuple(groups), judgements, np.zeros(len(items), dtype=bool))
@@ -114,13 +118,12 @@ def truncate(
     return replace(experience, groups=tuple(groups), judgement_N=tuple(judgements), cut_N=cut_N)
 
 
-def select_groups(experience: Experience, rule: str, at_most: int) -> tuple[Experience, int]:
-    """The first ``at_most`` groups that pass the filter, and how many passed. Filters look at outcomes only."""
-    everything = np.ones(len(experience.groups), dtype=bool)
+def passing_groups(experience: Experience, rule: str) -> list[int]:
+    """Ids of the groups that pass the filter, ascending. Filters look at outcomes only."""
+    ids = np.array([group.id for group in experience.groups], np.int64)
+    everything = np.ones(len(ids), dtype=bool)
     keep_P = signal(experience.right_N, experience.group_N) if rule == "signal" else everything
-    chosen = np.zeros_like(keep_P)
-    chosen[np.flatnonzero(keep_P)[:at_most]] = True
-    return experience.select(chosen), int(keep_P.sum())
+    return sorted(ids[keep_P].tolist())
 
 
 def shape(experience: Experience, shaping: Any) -> Experience:
@@ -139,45 +142,6 @@ def credit(experience: Experience, method: Any) -> Experience:
     return replace(experience, advantage_N=method(experience.reward_N, experience.group_N))
 
 
-def outcome_metrics(experience: Experience) -> dict[str, float]:
-    """What a person wants to see of one generation, before truncation and filters."""
-    right_N, length_N = experience.right_N, experience.length_N
-    group_N = experience.group_N
-    stops = [g.segments[g.leaves[r.leaves[-1]].segment].stop for g in experience.groups for r in g.rollouts]
-    return {
-        "outcome/accuracy": float(right_N.mean()),
-        "outcome/unreadable": _share(j.verdict is Verdict.UNREADABLE for j in experience.judgement_N),
-        "outcome/verifier_failed": _failed(experience.judgement_N),
-        "length/mean": float(length_N.mean()),
-        "length/max": float(length_N.max()),
-        "length/right": _mean(length_N[right_N]),
-        "length/wrong": _mean(length_N[~right_N]),
-        "length/truncated": float(experience.truncated_N.mean()),
-        "groups/all_right": frac_all_right(right_N, group_N),
-        "groups/all_wrong": frac_all_wrong(right_N, group_N),
-        "groups/mixed": float(signal(right_N, group_N).mean()),
-    } | {f"stop/{reason}": _share(stop is reason for stop in stops) for reason in (Stop.EOS, Stop.LENGTH)}
-
-
-def training_metrics(sampled: Experience, kept: Experience) -> dict[str, Any]:
-    """What a generation cost, and what of it is trained on: ``sampled`` is after truncation, ``kept`` has credit."""
-    assert kept.reward_N is not None and kept.advantage_N is not None
-    prompts = b"".join(group.segments[0].ids.tobytes() for group in sampled.groups)
-    return {
-        "tokens/decoded": sum(group.cost.decoded for group in sampled.groups),
-        "tokens/prefilled": sum(group.cost.prefilled for group in sampled.groups),
-        "tokens/kv_read": sum(group.cost.kv_read for group in sampled.groups),
-        "groups/sampled": len(sampled.groups),
-        "groups/kept": len(kept.groups),
-        "groups/with_signal": len(np.unique(kept.group_N[kept.advantage_N != 0])),
-        "dot/cut": float(sampled.cut_N.mean()),
-        "reward/mean": _mean(kept.reward_N),
-        "reward/wrong_above_right": correct_dominance(kept.right_N, kept.reward_N, kept.group_N),
-        "reward/length_only_groups": length_only_signal(kept.right_N, kept.reward_N, kept.group_N),
-        "prompt_ids_hash": hashlib.blake2b(prompts, digest_size=8).hexdigest(),
-    }
-
-
 def _length(group: Group, rollout: Any) -> int:
     """Sampled tokens above any leaf of the rollout, each counted once."""
     kept: dict[int, int] = {}
@@ -194,14 +158,7 @@ def _item(group: Group, leaf: int, problems: Mapping[str, Problem], tokenizer: P
     return Item(response, problem.gold, problem.verifier, group.truncated(group.leaves[leaf]))
 
 
-def _failed(judgements: Sequence[Judgement]) -> float:
-    return _share(judgement.verdict in (Verdict.TIMEOUT, Verdict.CRASHED) for judgement in judgements)
-
-
-def _share(flags: Any) -> float:
-    return float(np.mean([bool(flag) for flag in flags]))
-
-
-def _mean(values: NDArray[Any]) -> float:
-    """Mean, or NaN (written as null) where there is nothing to average."""
-    return float(values.mean()) if len(values) else float("nan")
+def failed_share(verdicts: Iterable[str]) -> float:
+    """Share of the verdicts that say that the verifier failed, rather than what it found; 0 without any."""
+    flags = [verdict in (Verdict.TIMEOUT, Verdict.CRASHED) for verdict in verdicts]
+    return sum(flags) / max(1, len(flags))

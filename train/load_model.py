@@ -13,26 +13,38 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging
 
+from .adapter import adapter_folder, base_of, find_adapter, merge_into
 from .model_files import check_model_folder, resolve_model
+from .ranks import on_gpu
 
 
-def load_model(model: str, *, training: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(
+    model: str, *, training: bool = False, adapter: str | None = None, dtype: str = "float32"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a packaged name, folder or Hub id, on the device it is used on.
 
     float32 on a CPU and for training, where AdamW's small steps would round away in bfloat16 (the trainer computes
-    under autocast); bfloat16 for inference on a GPU.
+    under autocast); bfloat16 for inference on a GPU. ``dtype`` is for training's frozen weights.
+
+    ``adapter``: a folder or Hub id whose adapter is merged into the model, in float32. Outside of training ``model``
+    itself may be an adapter, which is merged into the base it names.
 
     Raises:
-        DataError: no such model, or a folder without weights, tokenizer or EOS token.
+        DataError: no such model, a folder without weights, tokenizer or EOS token, or an adapter of another model.
     """
     location = resolve_model(model)
+    added = adapter_folder(adapter) if adapter else None if training else find_adapter(location)
+    if added and not adapter:
+        location = resolve_model(base_of(added))
     check_model_folder(location)
     logging.disable_progress_bar()  # a bar per weight file tells nobody anything
-    gpu = torch.cuda.is_available()
-    loaded = AutoModelForCausalLM.from_pretrained(
-        location, dtype=torch.bfloat16 if gpu and not training else torch.float32
-    )
-    return loaded.to("cuda" if gpu else "cpu").eval(), load_tokenizer(location)
+    gpu = on_gpu()
+    used = torch.bfloat16 if gpu and not training else getattr(torch, dtype)
+    loaded = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32 if added else used)
+    if added:
+        loaded = merge_into(loaded, added).to(used)
+    tokenizer = load_tokenizer(str(added) if added and (added / "tokenizer.json").is_file() else location)
+    return loaded.to("cuda" if gpu else "cpu").eval(), tokenizer
 
 
 def load_tokenizer(location: str) -> PreTrainedTokenizerBase:

@@ -96,6 +96,27 @@ def _in_vocabulary(file: Path, token: str) -> bool:
     return Tokenizer.from_file(str(file)).token_to_id(token) is not None
 
 
+def linear_layers_on_disk(model: str) -> set[str] | None:
+    """Last names of a model's linear layers (embeddings and output head left out), from the headers of its weight
+    files; None where it has none on disk."""
+    files = sorted(Path(resolve_model(model)).glob("*.safetensors"))
+    names = set()
+    for file in files:
+        for name, tensor in _safetensors_header(file).items():
+            layer, _, kind = name.rpartition(".")
+            if kind == "weight" and len(tensor["shape"]) == 2:
+                names.add(layer.rpartition(".")[2])
+    return {name for name in names if "embed" not in name and name not in ("wte", "wpe", "lm_head")} or None
+
+
+def _safetensors_header(file: Path) -> dict[str, Any]:
+    """Name -> dtype, shape and place of every tensor: eight bytes of length, then so much JSON."""
+    with file.open("rb") as opened:
+        header: dict[str, Any] = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    header.pop("__metadata__", None)
+    return header
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; ``DataError`` when it is not one."""
     try:

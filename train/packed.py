@@ -10,6 +10,7 @@ state at ``pred[t]``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,3 +60,13 @@ class PackedBatch:
         """``(start, stop)`` of each tree (in row layout: of each row)."""
         starts = np.flatnonzero(self.pred < 0)
         return [(int(start), int(self.sub_end[start])) for start in starts]
+
+
+def weightless() -> PackedBatch:
+    """A pack without any weight: keeps a rank with fewer packs in step with the others."""
+    none, nan = np.zeros(2, np.float32), np.full(2, np.nan, np.float32)
+    path: dict[str, Any] = dict(
+        ids=np.zeros(2, np.int64), pos=np.arange(2), sub_end=np.full(2, 2), pred=np.array([-1, 0])
+    )
+    weights: dict[str, Any] = dict(w_pos=none, w_neg=none, w_kl=none, w_ent=none, w_nll=none)
+    return PackedBatch(**path, old_logp=nan, ref_logp=nan, **weights, group=np.zeros(2, np.int64))

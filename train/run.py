@@ -6,14 +6,13 @@ runs/<name>/  config.yaml  environment.json  metrics.jsonl  rollouts/  checkpoin
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..eval.tasks.load import load_problems
@@ -23,12 +22,15 @@ from ..rollout.engines.protocol import Engine
 from .atomic import write_atomically
 from .checkpoint import latest_checkpoint, step_of
 from .environment import describe_environment
+from .interrupt import Interrupted, StopAtBoundary, stop_on_interrupt
 from .load_model import load_model, sampled_words
 from .progress import TrainingProgress
+from .ranks import Ranks, local_ranks
 from .rollout_log import drop_rollouts_after
 from .run_folder import CONFIG, RunFolder, claim_run_folder
+from .saving import check_layout, export
 from .settings import Settings, as_dict
-from .trainer import Interrupted, LaconicTrainer, StopAtBoundary
+from .trainer import LaconicTrainer
 
 
 def run_training(settings: Settings, run_dir: Path, *, quiet: bool = False) -> Path:
@@ -37,26 +39,27 @@ def run_training(settings: Settings, run_dir: Path, *, quiet: bool = False) -> P
     The same command continues a run that was stopped or killed. Raises ``ConfigError`` for a folder made by other
     settings and ``RunError`` when the run cannot go on; ``KeyboardInterrupt`` after Ctrl-C, with the state saved.
     """
-    with claim_run_folder(run_dir, as_dict(settings)) as folder, _unsettled_until_begun(folder):
-        resume_from = latest_checkpoint(folder.checkpoints)
-        done = step_of(resume_from) if resume_from else 0
-        write_atomically(folder.environment, json.dumps(describe_environment(), indent=1).encode())
-        drop_rollouts_after(folder.rollouts, done)
+    ranks = Ranks.join()
+    with ranks.on_first(lambda: claim_run_folder(run_dir, as_dict(settings))) as folder, _unsettled(folder, ranks):
+        resume_from = ranks.on_first(lambda: _take_up(folder))
         if settings.threads:
-            torch.set_num_threads(settings.threads)
-        model, tokenizer = load_model(settings.model, training=True)
+            torch.set_num_threads(max(1, settings.threads // local_ranks()))
+        model, tokenizer = load_model(settings.model, training=True, dtype=settings.adapter.dtype)
         problems = load_problems(settings.task, "train")
         with VerifierPool(verifiers=sorted({problem.verifier for problem in problems})) as pool:
             progress = TrainingProgress(settings, quiet=quiet)
             trainer = LaconicTrainer(
                 settings, model, tokenizer, problems, pool.judge, engine_maker(settings, tokenizer), run_dir,
-                on_tokens=progress.on_tokens,
+                on_tokens=progress.on_tokens, ranks=ranks,
             )  # fmt: skip
-            trainer.metrics_log.drop_after(done)
+            if trainer.metrics_log is not None:
+                trainer.metrics_log.drop_after(step_of(resume_from) if resume_from else 0)
+            if resume_from:
+                check_layout(trainer, resume_from)
             trainer.remove_callback(PrinterCallback)
-            trainer.add_callback(progress)
-            trainer.add_callback(StopAtBoundary(trainer))
-            with _stop_on_interrupt(trainer):
+            for callback in (progress, StopAtBoundary(trainer), NoteEnvironment(trainer, folder)):
+                trainer.add_callback(callback)
+            with stop_on_interrupt(trainer):
                 try:
                     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
                 except Interrupted:
@@ -66,7 +69,31 @@ def run_training(settings: Settings, run_dir: Path, *, quiet: bool = False) -> P
                     f"stopped and saved after step {trainer.generation} of {settings.steps}; "
                     "start the same command again to go on"
                 )
-            return trainer.export(run_dir / "model")
+            return export(trainer, run_dir / "model")
+
+
+class NoteEnvironment(TrainerCallback):
+    """Writes ``environment.json`` when all is set up: launchers may start less than they were asked for."""
+
+    def __init__(self, trainer: LaconicTrainer, folder: RunFolder) -> None:
+        self.trainer, self.folder = trainer, folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer.ranks.first:
+            ranks = {"count": self.trainer.ranks.count, "wrapper": type(self.trainer.model_wrapped).__name__}
+            _write_environment(self.folder, {"ranks": ranks})
+
+
+def _take_up(folder: RunFolder) -> Path | None:
+    """The checkpoint to go on from, and nothing in the folder that is of later steps."""
+    _write_environment(folder)
+    resume_from = latest_checkpoint(folder.checkpoints)
+    drop_rollouts_after(folder.rollouts, step_of(resume_from) if resume_from else 0)
+    return resume_from
+
+
+def _write_environment(folder: RunFolder, more: Mapping[str, Any] | None = None) -> None:
+    write_atomically(folder.environment, json.dumps({**describe_environment(), **(more or {})}, indent=1).encode())
 
 
 def engine_maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[PreTrainedModel], Engine]:
@@ -82,28 +109,12 @@ def engine_maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Call
 
 
 @contextmanager
-def _unsettled_until_begun(folder: RunFolder) -> Iterator[None]:
+def _unsettled(folder: RunFolder, ranks: Ranks) -> Iterator[None]:
     """A run that fails before its first step leaves no settings behind, so that they can be mended under its name."""
     try:
         yield
     except Exception:
-        if not any(path.exists() for path in (folder.checkpoints, folder.metrics, folder.rollouts)):
+        begun = any(path.exists() for path in (folder.checkpoints, folder.metrics, folder.rollouts))
+        if ranks.first and not begun:
             (folder.path / CONFIG).unlink()
         raise
-
-
-@contextmanager
-def _stop_on_interrupt(trainer: LaconicTrainer) -> Iterator[None]:
-    """First Ctrl-C: stop at the next safe point and save. Second: at once, without saving."""
-
-    def ask(_signal: int, _frame: Any) -> None:
-        if trainer.stop_requested:
-            raise KeyboardInterrupt("stopped at once; the last checkpoint stands")
-        trainer.stop_requested = True
-        print("\nstopping: saving the run at the next safe point (Ctrl-C again stops at once) ...", flush=True)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

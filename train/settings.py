@@ -1,7 +1,7 @@
 """Every setting of a training run: one dataclass per section of the YAML file, each field documented where it stands.
 
-A file holds only what differs from the defaults below. The sections ``sampler``, ``truncation``, ``reward.shaping``,
-``credit`` and ``objective`` are chosen by ``name``; their options belong to the method's own file
+A file holds only what differs from the defaults below. The sections ``adapter``, ``sampler``, ``truncation``,
+``reward.shaping``, ``credit`` and ``objective`` are chosen by ``name``; their options belong to the method's own file
 (``laconic methods show <id>`` prints them). ``settings_io.py`` reads and writes, ``checks.py`` refuses what cannot
 work, ``derived.py`` says what follows.
 """
@@ -18,6 +18,7 @@ import yaml
 from ..eval.settings import EvalConfig
 from ..eval.tasks.settings import TaskSettings
 from ..rewards.shaping import SHAPINGS
+from .adapter import ADAPTERS
 from .credit import CREDITS
 from .objectives import OBJECTIVES
 from .samplers import SAMPLERS
@@ -108,7 +109,9 @@ class Settings:
     seed: int = 1
     """Of everything random: sampled tokens, order of prompts."""
     threads: int = 0
-    """CPU threads of torch; 0 leaves torch's own choice."""
+    """CPU threads of torch, shared by the ranks of a machine; 0 leaves torch's own choice."""
+    adapter: Any = choice(ADAPTERS, "none")
+    """All weights are trained, or small matrices beside frozen ones."""
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
     """Sampling."""
     sampler: Any = choice(SAMPLERS, "uniform")

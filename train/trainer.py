@@ -12,13 +12,12 @@ generation, and a run is saved at generation boundaries only.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import GRPOTrainer
 
 from ..errors import RunError
@@ -37,27 +36,21 @@ from ..rollout.drivers import FlatDriver
 from ..rollout.engines.protocol import Engine, Sampling
 from ..rollout.records import Group, prompt_group
 from ..rollout.scheduler import run_groups
-from .atomic import temporary_beside
-from .checkpoint import latest_checkpoint, save_checkpoint
-from .experience import (
-    Experience,
-    Judge,
-    credit,
-    judge,
-    outcome_metrics,
-    select_groups,
-    shape,
-    training_metrics,
-    truncate,
-)
+from .adapter import causal_lm, fingerprint
+from .checkpoint import latest_checkpoint
+from .experience import Experience, Judge, credit, judge, passing_groups, shape, truncate
 from .forward import score, with_old_log_probs
+from .generation_metrics import Facts, average_packs, facts_of, merge, outcome_metrics, training_metrics
+from .interrupt import Interrupted
 from .load_model import sampled_words
 from .metrics_log import MetricsLog
 from .objectives import LossInputs
-from .packed import PackedBatch
+from .packed import PackedBatch, weightless
 from .prompts import encode_prompts
+from .ranks import Ranks
 from .rollout_log import write_rollouts
-from .rows import flatten, to_packs
+from .rows import Totals, flatten, to_packs, totals_of
+from .saving import read_sampler, save_together, write_state
 from .settings import Settings
 from .trl_config import grpo_config
 
@@ -72,24 +65,8 @@ REPLACED = (
     "_load_optimizer_and_scheduler",
 )
 """Methods of trl's GRPOTrainer and transformers' Trainer that ``LaconicTrainer`` replaces, besides ``__init__``."""
-METHOD_STATE = "laconic_state.json"
 PHASE_FILE = os.environ.get("LACONIC_PHASE_FILE")
 """Where the name of the current phase is written, for tools that watch (or kill) a run at a chosen moment."""
-
-
-class Interrupted(Exception):
-    """Ctrl-C arrived during rollouts: nothing trained is lost by going back to the generation's start."""
-
-
-class StopAtBoundary(TrainerCallback):
-    """After Ctrl-C during an update: save and stop at the end of the generation."""
-
-    def __init__(self, trainer: LaconicTrainer) -> None:
-        self.trainer = trainer
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.trainer.stop_requested and state.global_step % self.trainer.updates_per_generation == 0:
-            control.should_save = control.should_training_stop = True
 
 
 class LaconicTrainer(GRPOTrainer):
@@ -107,26 +84,34 @@ class LaconicTrainer(GRPOTrainer):
         make_engine: Callable[[PreTrainedModel], Engine],
         run_dir: Path,
         on_tokens: Callable[[int, int], None] | None = None,
+        ranks: Ranks = Ranks(),  # noqa: B008 (frozen)
     ) -> None:
-        self.settings, self.problems, self.run_dir = settings, list(problems), run_dir
+        self.settings, self.problems, self.run_dir, self.ranks = settings, list(problems), run_dir, ranks
         self.problem_by_id = {problem.id: problem for problem in problems}
         self.prompts = encode_prompts(problems, tokenizer, settings.task.template, settings.rollout.max_prompt)
         self.judge_items, self.on_tokens = judge_items, on_tokens
         self.updates_per_generation = settings.optim.updates_per_batch * settings.optim.epochs
+        adapter = settings.adapter.peft_config(model)
+        self.base_fingerprint = "" if adapter is None else fingerprint(model)
+        set_seed(settings.seed)  # an adapter begins at random, the same on all ranks
         super().__init__(
             model=model,
+            peft_config=adapter,
             reward_funcs=_no_reward,
             args=grpo_config(settings, run_dir),
             # trl wants a dataset at construction; the ticker below takes its place in training.
             train_dataset=Dataset.from_dict({"prompt": [problem.id for problem in self.problems]}),
             processing_class=tokenizer,
         )
-        policy = self.accelerator.unwrap_model(self.model)
-        for scored in filter(None, (policy, self.ref_model)):
-            add_logprob_head(_causal_lm(scored), settings.rollout.temperature, sampled_words(policy, tokenizer))
+        if adapter is not None:
+            # By that name peft would look for the base on the Hub at each save; a saved adapter has it all the same.
+            self.model.peft_config["default"].base_model_name_or_path = None
+        policy = causal_lm(self.model)
+        for scored in (policy, *([] if self.ref_model is None else [self.accelerator.unwrap_model(self.ref_model)])):
+            add_logprob_head(scored, settings.rollout.temperature, sampled_words(policy, tokenizer))
         self.engine = make_engine(policy)
         self.sampler = settings.sampler.build(len(self.problems), settings.seed)
-        self.metrics_log = MetricsLog(run_dir / "metrics.jsonl")
+        self.metrics_log = MetricsLog(run_dir / "metrics.jsonl") if ranks.first else None
         self.stop_requested = False
         self.seconds: dict[str, float] = {}
         self._updates: list[list[PackedBatch]] = []
@@ -163,24 +148,35 @@ class LaconicTrainer(GRPOTrainer):
             groups = self._roll_out(indices)
         with self._phase("judge"):
             experience = judge(groups, self.problem_by_id, self._tokenizer, self.judge_items)
-            metrics = outcome_metrics(experience)
+            outcomes = facts_of(experience)
             experience = truncate(
                 experience, self.settings.truncation, self.problem_by_id, self._tokenizer, self.judge_items
             )
-        kept, passed = select_groups(experience, self.settings.sampler.filter, at_most=wanted)
-        self.sampler.record(passed=passed, sampled=len(groups))
-        kept = credit(shape(kept, self.settings.reward.shaping), self.settings.credit)
-        self._generation_metrics = metrics | training_metrics(experience, kept)
-        if self.settings.save.rollouts_every and self.generation % self.settings.save.rollouts_every == 0:
+        passed = self._on_all_ranks(passing_groups(experience, self.settings.sampler.filter))
+        self.sampler.record(passed=len(passed), sampled=len(indices))
+        kept = credit(shape(experience.only(passed[:wanted]), self.settings.reward.shaping), self.settings.credit)
+        self._generation_metrics = self._measure(outcomes, facts_of(experience), facts_of(kept))
+        every = self.settings.save.rollouts_every
+        if every and self.generation % every == 0 and self.ranks.first:
             write_rollouts(self.run_dir / "rollouts", self.generation + 1, kept, self.problem_by_id, self._tokenizer)
         return kept
 
+    def _measure(self, *facts: Facts) -> dict[str, Any]:
+        """Metrics of what all ranks sampled, of that after truncation, and of what is kept."""
+        outcomes, sampled, kept = (merge(parts) for parts in zip(*self.ranks.gather(facts), strict=True))
+        return outcome_metrics(outcomes) | training_metrics(sampled, kept)
+
+    def _on_all_ranks(self, group_ids: Sequence[int]) -> list[int]:
+        """These groups of all ranks, in the order in which one rank alone would have them."""
+        return sorted(number for ids in self.ranks.gather(group_ids) for number in ids)
+
     def _roll_out(self, indices: Sequence[int]) -> list[Group]:
-        """Sample one group for each of these problems."""
+        """Sample one group for each of this rank's share of these problems."""
         rollout = self.settings.rollout
         driver = FlatDriver(rollout.group_size, rollout.max_completion, Sampling(rollout.temperature))
         groups = [
-            prompt_group(number, self.problems[index].id, self.prompts[index]) for number, index in enumerate(indices)
+            prompt_group(number, self.problems[index].id, self.prompts[index])
+            for number, index in self.ranks.mine(indices)
         ]
         self.engine.sync(None, self.state.global_step)
 
@@ -190,15 +186,25 @@ class LaconicTrainer(GRPOTrainer):
             if self.on_tokens is not None:
                 self.on_tokens(decoded, finished)
 
-        return run_groups(driver, self.engine, groups, seed=self.settings.seed, step=self.generation, progress=progress)
+        seed, finished = self.settings.seed, groups
+        try:
+            finished = run_groups(driver, self.engine, groups, seed=seed, step=self.generation, progress=progress)
+        except Interrupted:
+            assert self.stop_requested
+        # A rank that had finished its rollouts when Ctrl-C came stops with the others.
+        if self.ranks.any(self.stop_requested):
+            self.stop_requested = True
+            raise Interrupted
+        return finished
 
     def _pack(self, experience: Experience) -> list[list[PackedBatch]]:
         """``updates_per_batch`` updates of whole groups each, gone through ``epochs`` times."""
         optim, objective = self.settings.optim, self.settings.objective
         with self._phase("pack"):
             updates = []
-            for part in np.array_split(np.arange(len(experience.groups)), optim.updates_per_batch):
-                chosen = experience.select(np.isin(np.arange(len(experience.groups)), part))
+            everywhere = self._on_all_ranks([group.id for group in experience.groups])
+            for part in np.array_split(np.array(everywhere), optim.updates_per_batch):
+                chosen = experience.only(set(part.tolist()))
                 assert chosen.advantage_N is not None
                 rows = flatten(
                     chosen.groups,
@@ -206,6 +212,7 @@ class LaconicTrainer(GRPOTrainer):
                     normalizer=objective.normalizer,
                     max_completion=self.settings.rollout.max_completion,
                     keep_all=objective.touches_all_tokens,
+                    totals=sum(self.ranks.gather(totals_of(chosen.groups)), Totals()),
                 )
                 updates.append(to_packs(rows, optim.micro_batch_tokens))
         if objective.old == "recompute":
@@ -235,7 +242,8 @@ class LaconicTrainer(GRPOTrainer):
         """Forward and backward over all packs of one update; gradients are synchronised on the last one only."""
         model.train()
         packs = self._prepare_inputs(inputs)
-        packs = packs + [_weightless()] * (self._most_packs(len(packs)) - len(packs))
+        # All ranks must run as many backward passes.
+        packs = packs + [weightless()] * (max(self.ranks.gather(len(packs))) - len(packs))
         total = torch.zeros((), device=self.accelerator.device)
         with self._phase("update"):
             for number, pack in enumerate(packs):
@@ -245,8 +253,10 @@ class LaconicTrainer(GRPOTrainer):
                     with self.compute_loss_context_manager():
                         loss = self._compute_loss(model, pack)
                     self._check_finite("loss", loss)
-                    # DDP averages gradients over ranks; the weights of a pack are already global.
-                    self.accelerator.backward(loss * self.accelerator.num_processes)
+                    # DDP and DeepSpeed average gradients over ranks, as the log does losses; the weights of a pack
+                    # are those of the whole update already.
+                    loss = loss * self.ranks.count
+                    self.accelerator.backward(loss)
                 total += loss.detach()
         return total
 
@@ -283,18 +293,12 @@ class LaconicTrainer(GRPOTrainer):
         if not np.isfinite(number):
             optim, last = self.settings.optim, latest_checkpoint(self.run_dir / "checkpoints")
             go_on = f", and model={last} to begin with the last good weights" if last else ""
+            undone = "" if self.is_deepspeed_enabled else ", which was not carried out"  # it steps before it tells
             raise RunError(
-                f"the {name} is {number} in update {self.state.global_step + 1}, which was not carried out; "
+                f"the {name} is {number} in update {self.state.global_step + 1}{undone}; "
                 f"start again with another name=..., a lower optim.lr (now {optim.lr:g}) or optim.max_grad_norm (now "
                 f"{optim.max_grad_norm:g}){go_on}"
             )
-
-    def _most_packs(self, count: int) -> int:
-        """The largest number of packs on any rank: all ranks must run as many backward passes."""
-        if self.accelerator.num_processes == 1:
-            return count
-        counts = torch.tensor([count], device=self.accelerator.device)
-        return int(self.accelerator.gather(counts).max())
 
     # -- logging, saving, loading --------------------------------------------------------------------------------
 
@@ -304,53 +308,26 @@ class LaconicTrainer(GRPOTrainer):
         ``seconds/save`` is of the save after the line before.
         """
         if "loss" in logs:  # not in the summary at the end of training
-            logs = {"step": self.generation, **logs, **self._generation_metrics, **_average(self._update_metrics)}
+            packs = [pack for packs in self.ranks.gather(self._update_metrics) for pack in packs]
+            logs = {"step": self.generation, **logs, **self._generation_metrics, **average_packs(packs)}
             logs |= {f"seconds/{phase}": seconds for phase, seconds in self.seconds.items()}
             self.seconds = {}  # a save that follows counts to the next generation
-            if self.accelerator.is_main_process:
+            if self.metrics_log is not None:
                 self.metrics_log.write(logs)
         super(GRPOTrainer, self).log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Everything a run needs to go on, atomically; called at generation boundaries only."""
         with self._phase("save"):
-            self.metrics_log.sync()
-            save_checkpoint(
-                self.run_dir / "checkpoints", self.generation, self._write_state, keep=self.settings.save.keep
-            )
-
-    def _write_state(self, folder: Path) -> None:
-        self.save_model(str(folder), _internal_call=True)
-        self._tokenizer.save_pretrained(folder)
-        self._save_optimizer_and_scheduler(str(folder))
-        self._save_rng_state(str(folder))
-        self.state.save_to_json(str(folder / "trainer_state.json"))
-        (folder / METHOD_STATE).write_text(json.dumps({"sampler": self.sampler.state_dict()}))
+            if self.metrics_log is not None:
+                self.metrics_log.sync()
+            folder, write = self.run_dir / "checkpoints", partial(write_state, self)
+            save_together(self.ranks, folder, self.generation, write, keep=self.settings.save.keep)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self.sampler.load_state_dict(json.loads((Path(checkpoint) / METHOD_STATE).read_text())["sampler"])
-
-    def export(self, folder: Path) -> Path:
-        """The finished model and its tokenizer, as any transformers user loads them; returns ``folder``.
-
-        Raises:
-            RunError: they cannot be written; the last checkpoint has them, too.
-        """
-        unfinished = temporary_beside(folder)
-        try:
-            self.save_model(str(unfinished), _internal_call=True)
-            self._tokenizer.save_pretrained(unfinished)
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.rename(folder)
-        except Exception as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise RunError(
-                f"cannot write the finished model to {folder}: {type(error).__name__}: {error}; free disk space, or "
-                "mend the cause named here, and start the same command again: all steps are done and saved"
-            ) from error
-        return folder
+            self.sampler.load_state_dict(read_sampler(Path(checkpoint)))
 
     def save_at_boundary(self) -> None:
         """Save after an interrupted rollout: the state is that of the generation's start."""
@@ -360,38 +337,13 @@ class LaconicTrainer(GRPOTrainer):
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         """Time a phase of the step and tell watchers about it."""
-        if PHASE_FILE:
+        if PHASE_FILE and self.ranks.first:
             Path(PHASE_FILE).write_text(name)
         started = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
-def _causal_lm(model: Any) -> PreTrainedModel:
-    """The transformers model inside DDP, DeepSpeed and PEFT wrappers."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def _no_reward(**_: Any) -> list[float]:
     """trl insists on a reward function; ours are applied in ``experience.py``."""
     raise RunError("trl's reward path was called; rewards come from train/experience.py")
-
-
-def _average(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over tokens of the packs' means (of ``_max`` the maximum), and the sum of their trained tokens."""
-    tokens = np.array([row["tokens/trained"] for row in rows])
-    averaged = {}
-    for key in rows[0] if rows else ():  # without any where no group has an advantage
-        values = np.array([row[key] for row in rows])
-        averaged[key] = values.max() if key.endswith("_max") else np.average(values, weights=np.maximum(tokens, 1e-9))
-    return {key: float(value) for key, value in averaged.items()} | {"tokens/trained": float(tokens.sum())}
-
-
-def _weightless() -> PackedBatch:
-    """A pack without any weight: keeps a rank with fewer packs in step with the others."""
-    none, nan = np.zeros(2, np.float32), np.full(2, np.nan, np.float32)
-    path: dict[str, Any] = dict(
-        ids=np.zeros(2, np.int64), pos=np.arange(2), sub_end=np.full(2, 2), pred=np.array([-1, 0])
-    )
-    weights: dict[str, Any] = dict(w_pos=none, w_neg=none, w_kl=none, w_ent=none, w_nll=none)
-    return PackedBatch(**path, old_logp=nan, ref_logp=nan, **weights, group=np.zeros(2, np.int64))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from trl import GRPOConfig
 
+from .ranks import backend, on_cpu_by_accelerate, on_gpu
 from .settings import Settings
 
 
@@ -18,7 +18,7 @@ def grpo_config(settings: Settings, run_dir: Path) -> GRPOConfig:
     """The GRPOConfig of a run. One tick of the dataloader is one update, so accumulation is 1 on trl's side."""
     optim, rollout = settings.optim, settings.rollout
     updates = optim.updates_per_batch * optim.epochs
-    gpu = torch.cuda.is_available()
+    gpu = on_gpu()
     derived = dict(
         output_dir=str(run_dir / "trainer"),
         max_steps=settings.steps * updates,
@@ -45,7 +45,8 @@ def grpo_config(settings: Settings, run_dir: Path) -> GRPOConfig:
         ignore_data_skip=True,
         disable_tqdm=True,
         report_to=settings.trl.get("report_to", "none"),
-        use_cpu=not gpu,
+        use_cpu=on_cpu_by_accelerate(),
+        ddp_backend=backend(),
         bf16=gpu,
     )
     return GRPOConfig(**{**derived, **{key: value for key, value in settings.trl.items() if key != "report_to"}})

@@ -125,7 +125,46 @@ def test_dot_with_a_length_reward_and_an_idle_warm_up_are_warned_about():
     assert "length enters twice" in twice and "constant_with_warmup" in idle
 
 
-def test_several_ranks_are_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="WORLD_SIZE is 2"):
-        check_settings(load_settings("configs/methods/dot.yaml"), None)
+@pytest.mark.parametrize(
+    ("prompts", "updates", "words"),
+    [
+        (8, 1, "8 / (3 ranks) = 2.67"),
+        (2, 1, "2 / (3 ranks) = 0.67"),
+        (12, 6, "12 / (3 ranks x 6 updates (optim.updates_per_batch)) = 0.67"),
+    ],
+)
+def test_groups_that_do_not_stay_whole_on_ranks_are_refused_with_the_arithmetic(monkeypatch, prompts, updates, words):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    overrides = [f"rollout.prompts_per_step={prompts}", f"optim.updates_per_batch={updates}"]
+    message = refusal("grpo", *overrides)
+    assert words in message and "set rollout.prompts_per_step=" in message
+    fitting = message.partition("prompts_per_step=")[2].split(",")[0].split(" or ")
+    for number in fitting:
+        check_settings(load_settings(CONFIGS / "grpo.yaml", [f"rollout.prompts_per_step={number}", overrides[1]]), TINY)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"ACCELERATE_USE_FSDP": "true"}, {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}],
+)
+def test_sharded_weights_are_refused_because_the_engine_needs_whole_ones(monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert "decodes with whole ones" in refusal("grpo")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("targets=[q_porj]", "no linear layer 'q_porj'; did you mean q_proj"),
+        ("targets=[lm_head]", "lm_head cannot have an adapter"),
+        ("dropout=0.1", "adapter.dropout is 0.1 but must be 0"),
+        ("r=0", "adapter.r is 0"),
+        ("alpha=0", "adapter.alpha is 0"),
+    ],
+)
+def test_an_adapter_that_cannot_work_is_refused_before_anything_is_loaded(override, words):
+    with pytest.raises(ConfigError) as caught:
+        settings = load_settings(CONFIGS / "grpo.yaml", ["adapter.name=lora", f"adapter.{override}"])
+        check_settings(settings, TINY)
+    assert words in str(caught.value)

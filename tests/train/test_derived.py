@@ -24,7 +24,7 @@ def test_the_counts_are_said_in_words(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     text = "\n".join(derive(SETTINGS, CONFIG))
     assert "8 prompts x 4 samples = 32 rollouts per step, on 2 ranks" in text
-    assert "6 updates per step (2 parts x 3 passes): 4 prompts = 16 rows each, in at most 4 micro-batches" in text
+    assert "6 updates per step (2 parts x 3 passes): 4 prompts = 16 rows each, in at most 2 micro-batches" in text
     assert "100 + 900 = 1,000 tokens of the model's 32,768 positions" in text
     assert "10 steps: 60 updates, at most 320 rollouts and 288,000 sampled tokens" in text
     assert "model of 494,032,768 parameters" in text

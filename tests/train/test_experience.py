@@ -19,12 +19,11 @@ from laconic.train.experience import (
     Experience,
     credit,
     judge,
-    outcome_metrics,
-    select_groups,
+    passing_groups,
     shape,
-    training_metrics,
     truncate,
 )
+from laconic.train.generation_metrics import facts_of, merge, outcome_metrics, training_metrics
 from laconic.train.truncation import Dot, NoTruncation
 
 # A word of the test language is "a" (10), and an answer is right when its last word is "r" (11).
@@ -86,6 +85,12 @@ def problems(count: int) -> dict[str, Problem]:
 
 def cut(experience: Experience, method: object, judge_items: LastLetter) -> Experience:
     return truncate(experience, method, problems(len(experience.groups)), Letters(), judge_items)  # type: ignore[arg-type]
+
+
+def select_groups(experience: Experience, rule: str, at_most: int) -> tuple[Experience, int]:
+    """The first that pass, and how many do."""
+    passed = passing_groups(experience, rule)
+    return experience.only(passed[:at_most]), len(passed)
 
 
 OUTLIER = [Answer(100)] * 15 + [Answer(1000)]
@@ -210,13 +215,12 @@ def test_shaping_sees_one_group_at_a_time() -> None:
 
 def test_metrics_of_a_generation() -> None:
     cap = Stop.LENGTH
-    metrics = outcome_metrics(
-        judged(
-            [Answer(2), Answer(4), Answer(9, right=False), Answer(9, right=False, stop=cap)],
-            [Answer(6)] * 4,
-            [Answer(8, right=False, stop=cap)] * 4,
-        )
+    experience = judged(
+        [Answer(2), Answer(4), Answer(9, right=False), Answer(9, right=False, stop=cap)],
+        [Answer(6)] * 4,
+        [Answer(8, right=False, stop=cap)] * 4,
     )
+    metrics = outcome_metrics(facts_of(experience))
     assert metrics["outcome/accuracy"] == 0.5
     assert metrics["length/mean"] == pytest.approx((2 + 4 + 9 + 9 + 24 + 32) / 12) and metrics["length/max"] == 9
     assert metrics["length/right"] == 5.0 and metrics["length/wrong"] == pytest.approx((18 + 32) / 6)
@@ -228,7 +232,7 @@ def test_metrics_of_a_generation() -> None:
 
 @pytest.mark.parametrize(("right", "missing"), [(True, "length/wrong"), (False, "length/right")])
 def test_the_length_of_answers_that_do_not_exist_is_not_a_number(right: bool, missing: str) -> None:
-    metrics = outcome_metrics(judged([Answer(3, right)] * 2))
+    metrics = outcome_metrics(facts_of(judged([Answer(3, right)] * 2)))
     assert math.isnan(metrics[missing])
     assert [key for key, value in metrics.items() if math.isnan(value)] == [missing]
 
@@ -239,7 +243,8 @@ def test_failures_of_the_verifier_are_counted_apart_from_wrong_answers() -> None
     def failing(items: Sequence[Item]) -> list[Judgement]:
         return [Judgement(verdict) for verdict, _ in zip(verdicts, items, strict=True)]
 
-    metrics = outcome_metrics(judge([group_of([Answer(2)] * 4)], problems(1), Letters(), failing))  # type: ignore[arg-type]
+    experience = judge([group_of([Answer(2)] * 4)], problems(1), Letters(), failing)  # type: ignore[arg-type]
+    metrics = outcome_metrics(facts_of(experience))
     assert metrics["outcome/verifier_failed"] == 0.5 and metrics["outcome/unreadable"] == 0.25
     assert metrics["outcome/accuracy"] == 0.25
 
@@ -261,10 +266,20 @@ def test_metrics_of_what_is_trained_on() -> None:
     ask = LastLetter()
     sampled = cut(judged(OUTLIER, [Answer(10, right=False)] * 2, judge_items=ask), PAPER, ask)
     kept, _ = select_groups(sampled, "signal", at_most=8)
-    metrics = training_metrics(sampled, credit(shape(kept, NoShaping()), Grpo()))
+    metrics = training_metrics(facts_of(sampled), facts_of(credit(shape(kept, NoShaping()), Grpo())))
     assert metrics.pop("prompt_ids_hash")
     assert metrics == {
         "tokens/decoded": 2520, "tokens/prefilled": 10, "tokens/kv_read": 12600, "groups/sampled": 2, "groups/kept": 1,
         "groups/with_signal": 1, "dot/cut": 1 / 18, "reward/mean": 15 / 16,
         "reward/wrong_above_right": 0.0, "reward/length_only_groups": 0.0,
     }  # fmt: skip
+
+
+def test_metrics_do_not_depend_on_which_rank_has_which_group() -> None:
+    ask = LastLetter()
+    sampled = judged(OUTLIER, [Answer(7), Answer(9, right=False)], [Answer(4)] * 3, judge_items=ask)
+    whole = credit(shape(sampled, NoShaping()), Grpo())
+    parts = [whole.only({0, 2}), whole.only({1}), whole.only(set())]
+    one, many = facts_of(whole), merge([facts_of(part) for part in (parts[1], parts[2], parts[0])])
+    assert outcome_metrics(one) == outcome_metrics(many)
+    assert training_metrics(one, one) == training_metrics(many, many)

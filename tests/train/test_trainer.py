@@ -22,6 +22,7 @@ from laconic.train.load_model import load_model
 from laconic.train.metrics_log import read_metrics
 from laconic.train.objectives import Clip, LossInputs, LossOutputs
 from laconic.train.run import engine_maker
+from laconic.train.saving import export
 from laconic.train.settings import Settings, load_settings
 from laconic.train.thinker.tokenizer import build_tokenizer
 from laconic.train.trainer import LaconicTrainer
@@ -276,6 +277,7 @@ def test_a_run_saved_resumed_and_saved_again_is_equal_to_one_in_one_go(make: Tra
                 trainer.train(resume_from_checkpoint=str(latest) if latest else None)
         else:
             trainer.train(resume_from_checkpoint=str(latest))
+        assert trainer.metrics_log is not None
         trainer.metrics_log.close()
     checkpoints = sorted((trainer.run_dir / "checkpoints").iterdir())
     assert [step_of(path) for path in checkpoints] == [1, 2, 3, 4]
@@ -291,7 +293,7 @@ def test_a_run_saved_resumed_and_saved_again_is_equal_to_one_in_one_go(make: Tra
 def test_the_exported_model_is_the_trained_one(make: Train) -> None:
     trainer = make("grpo")
     trainer.train()
-    model, tokenizer = load_model(str(trainer.export(trainer.run_dir / "model")))
+    model, tokenizer = load_model(str(export(trainer, trainer.run_dir / "model")))
     assert equal(weights(trainer), model.state_dict())
     assert tokenizer.get_vocab() == build_tokenizer().get_vocab(), "no token was added on the way"
 

@@ -46,7 +46,7 @@ GRPO_METHODS = {
         "formulas that objectives/clip.py restates",
     ),
     "log": ("d7708f1ade1a", "LaconicTrainer.log calls the method behind it"),
-    "_save_checkpoint": ("9639a6455223", "what a checkpoint of trl holds besides; LaconicTrainer._write_state"),
+    "_save_checkpoint": ("9639a6455223", "what a checkpoint of trl holds besides; write_state of saving.py"),
     "_load_optimizer_and_scheduler": ("820828400f5f", "LaconicTrainer._load_optimizer_and_scheduler extends it"),
 }
 """Method of GRPOTrainer -> (hash, what to read again)."""
@@ -76,12 +76,12 @@ TRAINER_METHODS = {
         "that a step is logged, then saved; LaconicTrainer.log",
     ),
     "_finalize_training": ("8a8c6322793b", "the last call of log, without a loss; LaconicTrainer.log"),
-    "_save_checkpoint": ("b7716b54a929", "what a checkpoint consists of; LaconicTrainer._write_state"),
-    "_save_optimizer_and_scheduler": ("657120ae75fb", "LaconicTrainer._write_state calls it"),
-    "_save_rng_state": ("c9e5395071e5", "LaconicTrainer._write_state calls it"),
-    "_load_rng_state": ("c3f928773cb3", "LaconicTrainer._write_state writes what it reads"),
-    "_load_from_checkpoint": ("119605affab2", "LaconicTrainer._write_state writes what it reads"),
-    "_load_optimizer_and_scheduler": ("028403aff8dc", "LaconicTrainer._write_state writes what it reads"),
+    "_save_checkpoint": ("b7716b54a929", "what a checkpoint consists of; write_state of saving.py"),
+    "_save_optimizer_and_scheduler": ("657120ae75fb", "write_state of saving.py calls it"),
+    "_save_rng_state": ("c9e5395071e5", "write_state of saving.py calls it"),
+    "_load_rng_state": ("c3f928773cb3", "write_state of saving.py writes what it reads"),
+    "_load_from_checkpoint": ("119605affab2", "write_state of saving.py writes what it reads"),
+    "_load_optimizer_and_scheduler": ("028403aff8dc", "write_state of saving.py writes what it reads"),
     "log": ("35193898a824", "LaconicTrainer.log ends there"),
 }
 """Method of transformers' Trainer -> (hash, what to read again)."""

@@ -1,0 +1,64 @@
+"""What one rank does with its share; that two ranks agree is ``test_two_ranks.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laconic.errors import ConfigError
+from laconic.train.ranks import Ranks
+from laconic.train.saving import check_layout
+
+
+@given(count=st.integers(1, 9), items=st.lists(st.text(max_size=3), max_size=40))
+def test_every_item_has_one_rank_and_keeps_its_number(count: int, items: list[str]) -> None:
+    shares = [Ranks(count, index).mine(items) for index in range(count)]
+    assert sorted(pair for share in shares for pair in share) == list(enumerate(items))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_one_rank_sends_nothing_and_needs_no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    ranks = Ranks.join()
+    assert ranks == Ranks(1, 0) and ranks.first
+    assert (ranks.gather(5), ranks.share("x"), ranks.any(True), ranks.on_first(lambda: 7)) == ([5], "x", True, 7)
+
+
+def test_what_the_first_rank_cannot_do_is_raised() -> None:
+    def refuse() -> None:
+        raise ConfigError("no")
+
+    with pytest.raises(ConfigError, match="no"):
+        Ranks().on_first(refuse)
+
+
+@dataclass
+class Trainer:
+    ranks: Ranks
+    is_deepspeed_enabled: bool
+
+
+@pytest.mark.parametrize(
+    ("ranks", "deepspeed", "words"),
+    [
+        (Ranks(2, 0), True, None),
+        (Ranks(4, 0), True, "written by 2 ranks under DeepSpeed, but this run has 4 ranks under DeepSpeed"),
+        (Ranks(2, 0), False, "but this run has 2 ranks without DeepSpeed"),
+    ],
+)
+def test_a_checkpoint_in_parts_goes_on_only_with_as_many_ranks(tmp_path, ranks, deepspeed, words) -> None:
+    (tmp_path / "laconic_state.json").write_text('{"sampler": {}, "ranks": 2, "deepspeed": true}')
+    trainer = Trainer(ranks, deepspeed)
+    if words is None:
+        check_layout(trainer, tmp_path)  # type: ignore[arg-type]
+        return
+    with pytest.raises(ConfigError, match=words):
+        check_layout(trainer, tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_whole_checkpoint_goes_on_with_any_number_of_ranks(tmp_path) -> None:
+    (tmp_path / "laconic_state.json").write_text('{"sampler": {}}')
+    check_layout(Trainer(Ranks(2, 1), False), tmp_path)  # type: ignore[arg-type]

@@ -1,0 +1,110 @@
+"""What a trainer leaves on the disk: checkpoints written by all ranks together, and the finished model.
+
+The first rank makes the temporary folder, seals and renames it (``checkpoint.py``); in between every rank writes what
+only it has: its random state, and under DeepSpeed its part of the optimizer.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, RunError
+from .atomic import temporary_beside
+from .checkpoint import save_checkpoint
+from .ranks import Ranks
+
+if TYPE_CHECKING:
+    from .trainer import LaconicTrainer
+
+METHOD_STATE = "laconic_state.json"
+"""State of our own in a checkpoint: the sampler, and who wrote it."""
+
+
+def save_together(ranks: Ranks, folder: Path, step: int, write: Callable[[Path], None], *, keep: int) -> None:
+    """``save_checkpoint`` with ``write`` called on every rank; returns when the checkpoint is in place."""
+
+    def write_everywhere(temporary: Path | None) -> None:
+        shared = ranks.share(temporary)
+        assert shared is not None
+        write(shared)
+        ranks.wait()  # sealed only when all of it is there
+
+    if ranks.first:
+        save_checkpoint(folder, step, write_everywhere, keep=keep)
+    else:
+        write_everywhere(None)
+    ranks.wait()
+
+
+def write_state(trainer: LaconicTrainer, folder: Path) -> None:
+    """This rank's part of a checkpoint: weights, optimizer, schedule, random state, trl's state and ours."""
+    trainer.save_model(str(folder), _internal_call=True)
+    trainer._save_optimizer_and_scheduler(str(folder))
+    trainer._save_rng_state(str(folder))
+    if trainer.ranks.first:
+        trainer._tokenizer.save_pretrained(folder)
+        trainer.settings.adapter.describe(folder, trainer)
+        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        state = {"sampler": trainer.sampler.state_dict(), **_layout(trainer)}
+        (folder / METHOD_STATE).write_text(json.dumps(state))
+
+
+def read_sampler(checkpoint: Path) -> dict[str, Any]:
+    """The sampler's state in a checkpoint."""
+    return _read(checkpoint)["sampler"]
+
+
+def check_layout(trainer: LaconicTrainer, checkpoint: Path) -> None:
+    """Raise ``ConfigError`` for a checkpoint whose optimizer lies in parts that these ranks cannot take up.
+
+    Without DeepSpeed the optimizer is saved whole, so that the number of ranks may change.
+    """
+    wrote, own = {"ranks": 1, "deepspeed": False} | _read(checkpoint), _layout(trainer)
+    if wrote["deepspeed"] != own["deepspeed"] or (own["deepspeed"] and wrote["ranks"] != own["ranks"]):
+        raise ConfigError(
+            f"{checkpoint} was written by {_in_words(wrote)}, but this run has {_in_words(own)}; start it with the "
+            "accelerate configuration it began with, or start a new run with another name=... and "
+            f"model={checkpoint}"
+        )
+
+
+def export(trainer: LaconicTrainer, folder: Path) -> Path:
+    """The finished model (or adapter) and its tokenizer, as any transformers user loads them; returns ``folder``.
+
+    Raises:
+        RunError: they cannot be written; the last checkpoint has them, too.
+    """
+    unfinished = trainer.ranks.share(temporary_beside(folder))
+    try:
+        trainer.save_model(str(unfinished), _internal_call=True)
+        if trainer.ranks.first:
+            trainer._tokenizer.save_pretrained(unfinished)
+            trainer.settings.adapter.describe(unfinished, trainer)
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
+    except Exception as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise RunError(
+            f"cannot write the finished model to {folder}: {type(error).__name__}: {error}; free disk space, or "
+            "mend the cause named here, and start the same command again: all steps are done and saved"
+        ) from error
+    trainer.ranks.wait()
+    return folder
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((checkpoint / METHOD_STATE).read_text())
+    return state
+
+
+def _layout(trainer: LaconicTrainer) -> dict[str, Any]:
+    return {"ranks": trainer.ranks.count, "deepspeed": bool(trainer.is_deepspeed_enabled)}
+
+
+def _in_words(layout: dict[str, Any]) -> str:
+    ranks = "1 rank" if layout["ranks"] == 1 else f"{layout['ranks']} ranks"
+    return f"{ranks} {'under' if layout['deepspeed'] else 'without'} DeepSpeed"
