@@ -1,0 +1,50 @@
+"""The trained weights in memory: to know an evaluation of them by its hash, and to merge an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from ...eval.identity import weights_hash
+from ..load_model import load_model
+from .trained_run import TrainedRun
+
+
+def trained_hashes(run: TrainedRun, dtypes: Iterable[str]) -> set[str]:
+    """Hashes that an evaluation of the run's model can have recorded, computed in one of ``dtypes``.
+
+    Of an adapter there are two: decoding can run with the adapter beside the base's weights or merged into them.
+    """
+    if run.adapter is None:
+        return _hashes(lambda: load_model(str(run.model), training=True)[0], dtypes)
+    return _hashes(lambda: _with_adapter(run), dtypes) | _hashes(lambda: merged(run), dtypes)
+
+
+def base_hashes(run: TrainedRun, dtypes: Iterable[str]) -> set[str]:
+    """The same of the base model."""
+    return _hashes(lambda: load_model(run.settings.model, training=True)[0], dtypes)
+
+
+def merged(run: TrainedRun) -> PreTrainedModel:
+    """The base with the run's adapter merged into it, in the float32 of training."""
+    return _with_adapter(run).merge_and_unload()
+
+
+def _with_adapter(run: TrainedRun) -> PeftModel:
+    base, _ = load_model(run.settings.model, training=True)
+    return PeftModel.from_pretrained(base, str(run.model)).eval()
+
+
+def _hashes(load: Callable[[], torch.nn.Module], dtypes: Iterable[str]) -> set[str]:
+    """Loaded in float32, which holds the other types' values exactly, and converted once as the evaluation did."""
+    digests = (weights_hash(load().to(getattr(torch, name))) for name in sorted(set(dtypes)))
+    return {digest for digest in digests if digest}
+
+
+def save_merged(run: TrainedRun, folder: Path) -> None:
+    """Write configuration and weights of the merged model into ``folder``."""
+    merged(run).save_pretrained(folder)
