@@ -6,7 +6,8 @@ decoded up to and including EOS. The peers are ``model.generate`` at its best ba
 count of {1, 2}. Before anything is timed, greedy answers are compared with ``generate`` token for token and sampled
 log-probs with a teacher-forced forward.
 
-The claim: ``engine.tokens_per_s_vs_generate``, median over interleaved pairs of our rate over the better peer's.
+The claim: ``engine.tokens_per_s_vs_generate``, median over interleaved pairs of our rate over the better peer's. With
+``--device cuda`` it is a finding of its own, in ``results/engine_cuda.json``.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ class Bench:
         for first in range(0, len(rows), batch):
             inputs = self.tokenizer.pad({"input_ids": rows[first : first + batch]}, return_tensors="pt")
             output_BT = self.model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
+                input_ids=inputs["input_ids"].to(self.model.device),
+                attention_mask=inputs["attention_mask"].to(self.model.device),
                 do_sample=True,
                 temperature=1.0,
                 top_k=0,
@@ -116,17 +117,17 @@ class Bench:
 def assert_same_results(bench: Bench) -> dict[str, float]:
     """Greedy answers equal ``generate``'s token for token; log-probs equal a teacher-forced forward to 1e-4."""
     for prompt, completion in zip(bench.prompts_P, bench.complete(Sampling(temperature=0.0), 1, 0), strict=True):
-        ids = torch.tensor([prompt])
+        ids = torch.tensor([prompt], device=bench.model.device)
         want = bench.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=CAP)
         assert completion.ids.tolist() == want[0, len(prompt) :].tolist(), "greedy answers differ from generate's"
     worst = 0.0
     done = bench.complete(Sampling(), SAMPLES, 0)
     for index, completion in enumerate(done):
         prompt = bench.prompts_P[index // SAMPLES]
-        ids = torch.tensor([prompt + completion.ids.tolist()])
+        ids = torch.tensor([prompt + completion.ids.tolist()], device=bench.model.device)
         with torch.no_grad():
             logits_TV = bench.model(ids).logits[0, len(prompt) - 1 : -1, : len(bench.tokenizer)]
-        want = logits_TV.log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0]
+        want = logits_TV.log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0].cpu()
         worst = max(worst, float((want - torch.tensor(completion.logp)).abs().max()))
     assert worst <= 1e-4, f"a log-prob is off by {worst}, more than 1e-4"
     return {"greedy_answers_equal": len(bench.prompts_P), "largest_logp_difference": worst}
@@ -156,12 +157,13 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs (default %(default)s)")
     parser.add_argument("--prompts", type=int, default=16, help="prompts, 16 samples each (default %(default)s)")
     parser.add_argument("--model", default="tiny-thinker", help="packaged name or folder (default %(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dry", action="store_true", help="print, write no claim")
     given = parser.parse_args()
 
     folder = resolve_model(given.model)
     tokenizer = load_tokenizer(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(given.device)
     share = given.prompts // len(PROCEDURAL)
     problems = [problem for task in PROCEDURAL.values() for problem in task.problems("test", 0, share)]
     bench = Bench(model, tokenizer, [tokenizer(problem.prompt)["input_ids"] for problem in problems])
@@ -175,7 +177,7 @@ def main() -> None:
         for blocks in (sequences, 3 * sequences)
     }
     sides: dict[str, dict[str, Callable[[], float]]] = {"ours": {}, "generate": {}, "generate_batch": {}}
-    for threads in (1, 2):
+    for threads in (1, 2) if given.device == "cpu" else (1,):
         sides["ours"][f"{threads} threads"] = at_threads(threads, bench.ours)
         for batch in BATCHES:
             label = f"{threads} threads, batch {batch}"
@@ -195,13 +197,14 @@ def main() -> None:
     print(f"ours / {peer}: median {value:.2f}, from {spread[0]:.2f} to {spread[1]:.2f}; {rates}")
     if given.dry:
         return
+    on_gpu = given.device == "cuda"
     write_claims(
-        "engine",
-        "python benchmarks/engine.py",
+        "engine_cuda" if on_gpu else "engine",
+        "python benchmarks/engine.py" + " --device cuda" * on_gpu,
         [
             {
-                "id": "engine.tokens_per_s_vs_generate",
-                "kind": "floor",
+                "id": "engine.tokens_per_s_vs_generate" + "_cuda" * on_gpu,
+                "kind": "finding" if on_gpu else "floor",
                 "value": value,
                 "spread": spread,
                 "peer": f"transformers {transformers.__version__}, {names[peer]}",
