@@ -1,8 +1,8 @@
 """`search`: try candidates in turn until one fits; most attempts fail.
 
-    @*7+3=4;5=   ->   5*7=5,5+3=8,6*7=2,2+3=5,7*7=9,9+3=2,8*7=6,6+3=9,9*7=3,3+3=6,0*7=0,0+3=3,1*7=7,...   ->   3
+    @*7+3=4;1=   ->   1*7=7,7+3=0,2*7=4,4+3=7,3*7=1,1+3=4>3   ->   3
 
-Find the @ for which the equation holds modulo 10, starting from 5 and counting up. The level is the number of
+Find the @ for which the equation holds modulo 10, starting from 1 and counting up. The level is the number of
 attempts it takes. A pass ends when an attempt hits the target, and ``>`` names the candidate that did. How long the
 work is depends on what is found on the way, not only on the length of the prompt as in `chain`.
 """
