@@ -53,9 +53,9 @@ class ThinkerConfig:
     intermediate_size: int = 256
     max_position: int = 1024
     stages: tuple[Stage, ...] = (
-        Stage(4000, 4e-3, 2048, single_pass=True),
-        Stage(1500, 2e-3, 6144),
-        Stage(3500, 2e-3, 6144),
+        Stage(3000, 4e-3, 2048, single_pass=True),
+        Stage(3600, 2e-3, 6144),
+        Stage(1800, 1.5e-3, 6144),
     )
     examples: int = 60_000
     """Examples of each stage, its own, half from each task; gone through as often as the steps need."""
