@@ -41,7 +41,7 @@ from laconic.train.trainer import LaconicTrainer
 
 SOURCES = ["train/trainer.py", "train/experience.py", "train/rows.py", "train/forward.py", "kernels/logprob_head.py"]
 SOURCES += ["train/objectives/clip.py", "rollout/scheduler.py", "rollout/engines/*.py", "rewards/pool.py"]
-PROMPTS, GROUP, CAP, STEPS = 8, 16, 640, 3
+PROMPTS, GROUP, CAP, STEPS = 4, 16, 640, 2
 CONFIG = Path(__file__).parents[1] / "configs/methods/grpo.yaml"
 
 
