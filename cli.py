@@ -108,7 +108,8 @@ def evaluate(
         str | None, typer.Option(help="LoRA adapter of MODEL: runs/<name>, the adapter's folder or its Hub id.")
     ] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="Procedural family or JSONL/Parquet file; give it again for more.")
+        list[str] | None,
+        typer.Option(help="A name of `laconic tasks` or a JSONL/Parquet file; give it again for more."),
     ] = None,
     problems: Annotated[
         int | None, typer.Option("-n", "--problems", help="Test problems, shared by the procedural families.")
@@ -121,7 +122,14 @@ def evaluate(
     column: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN where a file names it differently.")] = None,
     template: Annotated[str | None, typer.Option(help="Text around each problem, with {prompt} in it.")] = None,
     verifier: Annotated[
-        str | None, typer.Option(help="Judges a file's answers: exact, number, module:function.")
+        str | None,
+        typer.Option(help="Judges answers: exact, number, math_eval, module:function; named tasks have one."),
+    ] = None,
+    data_dir: Annotated[
+        str | None, typer.Option(help="Folder with files of named tasks, such as math500.jsonl; else from the Hub.")
+    ] = None,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--no-chat", help="Ask through the chat template; default: named tasks do.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the result; default below runs/eval/.")] = None,
     as_json: Json = False,
@@ -133,6 +141,7 @@ def evaluate(
       laconic eval tiny-thinker --task chain
       laconic eval tiny-thinker --adapter runs/lora --task chain
       laconic eval runs/dot --task chain --task search -n 400 -k 8 --out runs/eval/dot
+      laconic eval Qwen/Qwen3-0.6B --task math500 --task aime24 --temperature 0.6 --max-completion 32768
       laconic eval Qwen/Qwen2.5-0.5B --task gsm8k_test.jsonl --column prompt=question --column gold=answer \\
           --verifier number --max-completion 2048 --json
     """
@@ -147,6 +156,8 @@ def evaluate(
         columns=column or [],
         template=template,
         verifier=verifier,
+        data_dir=data_dir,
+        chat=chat,
         out=out,
         quiet=as_json,
     )
@@ -178,6 +189,77 @@ def compare(
     comparison = compare_folders(base, new, margin=margin, html=html, allow_different=allow_different, quiet=as_json)
     if as_json:
         _print_json(comparison)
+
+
+@app.command()
+def grade(
+    file: Annotated[Path, typer.Argument(help="JSONL or Parquet with gold and response, perhaps truncated, verifier.")],
+    policy: Annotated[
+        str, typer.Option(help="strict, as in training, or eval: also bare answers, Answer: and ####.")
+    ] = "strict",
+    verifier: Annotated[
+        str | None, typer.Option(help="Of lines that name none; default is the policy's, math or math_eval.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line instead of a table.")] = False,
+) -> None:
+    """Judge answers: right, wrong, unreadable or truncated, with what was extracted and why.
+
+    \b
+    Examples:
+      laconic grade answers.jsonl
+      laconic grade answers.jsonl --policy eval --json > verdicts.jsonl
+      laconic grade samples.parquet --verifier my_module:judge
+    """
+    from .rewards.grade import grade_file
+
+    tally = grade_file(file, policy=policy, verifier=verifier, as_json=as_json)
+    if tally.alarms:
+        typer.echo(
+            f"{tally.alarms} lines could not be judged in time; they count as wrong, see their reasons", err=True
+        )
+    for error in tally.errors[:20]:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+    if len(tally.errors) > 20:
+        typer.secho(f"error: and {len(tally.errors) - 20} more unusable lines", err=True, fg=typer.colors.RED)
+    if tally.errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def tasks(
+    samples: Annotated[
+        int | None, typer.Option("-k", "--samples", help="Answers per problem; default each usual.")
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Folder with files of named sets, counted and compared.")] = None,
+    overlap: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="Names or files: list what A has in common with B.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the tasks: size, licence, levels, and the accuracy difference each can certify.
+
+    \b
+    Examples:
+      laconic tasks
+      laconic tasks -k 64 --json
+      laconic tasks --overlap mine.jsonl math500 --data-dir data
+    """
+    from .eval.tasks import listing
+
+    if overlap is None:
+        rows = listing.task_rows(samples, data_dir)
+        if as_json:
+            _print_json(rows)
+        else:
+            listing.print_tasks(rows)
+        return
+    report = listing.overlap_report(*overlap, data_dir)
+    if as_json:
+        _print_json(report)
+    else:
+        listing.print_overlap(report)
+    if report["pairs"]:
+        raise typer.Exit(1)
 
 
 methods_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
@@ -223,6 +305,30 @@ def show_method(
         _print_json(table.as_dict(chosen))
     else:
         table.print_method(chosen)
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished training run: runs/<name>.")],
+    repo: Annotated[str, typer.Option(help="Repository on the Hub: user/name, or name for your own.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    merged: Annotated[bool, typer.Option("--merged", help="Merge the adapter into its base and push that.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the model card and the files, then stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Push a run's model or adapter to the Hugging Face Hub, with a model card of what was measured.
+
+    \b
+    Examples:
+      laconic push runs/dot --repo my-brief-model --dry-run
+      laconic push runs/dot --repo my-brief-model --private
+      laconic push runs/lora --repo me/my-brief-model --merged --json
+    """
+    from .train.hub.push import push_run
+
+    result = push_run(run, repo, private=private, merge=merged, dry_run=dry_run, quiet=as_json)
+    if as_json:
+        _print_json(result)
 
 
 @app.command()

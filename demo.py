@@ -117,10 +117,11 @@ def _summary(comparison: dict[str, Any], one_pass: float, train_seconds: float, 
 
 
 def _from_scratch(out: Path, console: Console) -> Path:
-    """Make the tiny thinker anew, as its own script does."""
+    """Make the tiny thinker anew, as its own script does, unless an earlier call has finished it."""
     from .train.thinker.__main__ import main
 
     folder = out.parent / f"{out.name}-thinker"
-    console.print(f"making the tiny thinker into {folder}: about half an hour on two cores")
-    main(["--out", str(folder)])
+    if not (folder / "tokenizer.json").is_file():  # written last
+        console.print(f"making the tiny thinker into {folder}: about half an hour on two cores")
+        main(["--out", str(folder)])
     return folder

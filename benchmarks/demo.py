@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         summary, seconds, peak_gb = run_fresh(folder)
+        # The base model's samples are the same ones.
+        shutil.copytree(folder / "demo/base", folder / "control/base")
         control = run_demo(folder / "control", overrides=["truncation.name=none"])
         against = compare_runs(folder / "control/trained", folder / "demo/trained")["overall"]
     tokens = against["tokens"]

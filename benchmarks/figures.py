@@ -46,6 +46,8 @@ WORDS = {
     "engine.tokens_per_s_vs_generate": Words("tokens per second of the embedded engine over its peer's", "×{:.2f}"),
     "train.steps_per_s_vs_trl": Words("training steps per second over trl's", "×{:.2f}"),
     "cli.help_seconds": Words("`laconic --help`", "{:.2f} s"),
+    "longer.token_ratio": Words("tokens against base after 300 steps, median of three seeds", "×{:.3f}"),
+    "longer.accuracy_change": Words("accuracy against base after 300 steps, likewise", "{:+.2f} points", 100),
     "soak.kills_survived_bit_equal": Words("kills at random moments after which a run ended bit-equal", "{:.0f}"),
 }
 """A claim that is missing here is shown by its id."""

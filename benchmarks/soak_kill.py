@@ -274,7 +274,13 @@ def main() -> int:
                 "spread": None,
                 "peer": "the same command, never killed",
                 "equal": equal,
-                "sources": ["train/*.py", "rollout/**/*.py", "rewards/*.py", "benchmarks/soak_kill.py"],
+                "sources": [
+                    "train/*.py",
+                    "rollout/**/*.py",
+                    "rewards/p*.py",
+                    "rewards/worker.py",
+                    "benchmarks/soak_kill.py",
+                ],
             }
         ],
         details,

@@ -5,7 +5,8 @@ trl runs with the better of its two generation paths, ``generate`` and continuou
 small to change the policy, so the work of a step stays the same throughout. Before anything is timed, loss and
 gradients of both are compared on the same rollouts.
 
-The claim: ``train.steps_per_s_vs_trl``, median over interleaved pairs of seconds per step of trl over ours.
+The claim: ``train.steps_per_s_vs_trl``, median over interleaved pairs of seconds per step of trl over ours. Both sides
+take a GPU where there is one; ``--device cuda`` says so, and makes it a finding in ``results/train_step_cuda.json``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from laconic.train.trainer import LaconicTrainer
 
 SOURCES = ["train/trainer.py", "train/experience.py", "train/rows.py", "train/forward.py", "kernels/logprob_head.py"]
 SOURCES += ["train/objectives/clip.py", "rollout/scheduler.py", "rollout/engines/*.py", "rewards/pool.py"]
-PROMPTS, GROUP, CAP, STEPS = 8, 16, 640, 3
+PROMPTS, GROUP, CAP, STEPS = 4, 16, 640, 2
 CONFIG = Path(__file__).parents[1] / "configs/methods/grpo.yaml"
 
 
@@ -87,11 +88,12 @@ def build_trl(
         items = [Item(text, answer) for text, answer in zip(completions, gold, strict=True)]
         return [float(judgement.verdict.right) for judgement in pool.judge(items)]
 
+    gpu = torch.cuda.is_available()
     args = GRPOConfig(
         output_dir=folder, max_steps=STEPS, learning_rate=1e-9, lr_scheduler_type="constant", beta=0.0,
         per_device_train_batch_size=rows // accumulate, gradient_accumulation_steps=accumulate, num_generations=GROUP,
-        max_completion_length=CAP, temperature=1.0, loss_type="grpo", gradient_checkpointing=False, use_cpu=True,
-        bf16=False, report_to="none", save_strategy="no", disable_tqdm=True, logging_steps=1000,
+        max_completion_length=CAP, temperature=1.0, loss_type="grpo", gradient_checkpointing=False, use_cpu=not gpu,
+        bf16=gpu, report_to="none", save_strategy="no", disable_tqdm=True, logging_steps=1000,
         use_transformers_continuous_batching=continuous,
     )  # fmt: skip
     data = Dataset.from_dict({"prompt": [p.prompt for p in problems], "gold": [p.gold for p in problems]})
@@ -108,7 +110,9 @@ def timed(trainer: Any) -> float:
 
 
 def largest_difference(ours: LaconicTrainer, theirs: Any) -> dict[str, float]:
-    """Relative difference of loss and of the largest-error gradient on one generation of ours, scored by both."""
+    """Difference of the losses, and of the gradients relative to their norm, on one generation of ours."""
+    # trl would score over the words that only pad the vocabulary as well, which are never sampled
+    theirs.model.resize_token_embeddings(len(theirs.processing_class))
     ours.model.zero_grad()
     theirs.model.zero_grad()
     experience = ours._collect()
@@ -116,7 +120,7 @@ def largest_difference(ours: LaconicTrainer, theirs: Any) -> dict[str, float]:
     for pack in ours._pack(experience)[0]:
         loss = ours._compute_loss(ours.model, pack)
         loss.backward()
-        loss_ours += float(loss)
+        loss_ours += float(loss.detach())
 
     pad = theirs.processing_class.pad_token_id
     leaves = [(group, group.leaves[rollout.leaves[-1]]) for group in experience.groups for rollout in group.rollouts]
@@ -126,29 +130,34 @@ def largest_difference(ours: LaconicTrainer, theirs: Any) -> dict[str, float]:
         "prompt_ids": _padded(prompts, pad, left=True),
         "prompt_mask": _padded([p * 0 + 1 for p in prompts], 0, left=True),
         "completion_ids": _padded(responses, pad), "completion_mask": _padded([r * 0 + 1 for r in responses], 0),
-        "advantages": torch.tensor(experience.advantage_N, dtype=torch.float32),
+        "advantages": torch.tensor(experience.advantage_N, dtype=torch.float32, device=theirs.accelerator.device),
         "num_items_in_batch": torch.tensor(float(sum(map(len, responses)))),
     }  # fmt: skip
     theirs.current_gradient_accumulation_steps = 1
     theirs.model.train()
     loss_theirs = theirs._compute_loss(theirs.model, inputs)
     loss_theirs.backward()
-    pairs = zip(ours.model.named_parameters(), theirs.model.parameters(), strict=True)
-    worst = max(float((a.grad - b.grad).norm() / b.grad.norm().clamp(min=1e-12)) for (_, a), b in pairs)
-    return {"loss": abs(loss_ours - float(loss_theirs)), "gradient": worst}
+    pairs = list(zip(ours.model.parameters(), theirs.model.parameters(), strict=True))
+    norm = torch.stack([b.grad.norm() for _, b in pairs]).norm()
+    difference = torch.stack([(a.grad[: len(b.grad)] - b.grad).norm() for a, b in pairs]).norm() / norm
+    return {"loss": abs(loss_ours - float(loss_theirs.detach())), "gradient": float(difference)}
 
 
 def _padded(rows: list[np.ndarray], value: int, left: bool = False) -> torch.Tensor:
     width = max(map(len, rows))
     padding = [(width - len(row), 0) if left else (0, width - len(row)) for row in rows]
     padded = [np.pad(row, pad, constant_values=value) for row, pad in zip(rows, padding, strict=True)]
-    return torch.tensor(np.stack(padded)).long()
+    return torch.tensor(np.stack(padded), device="cuda" if torch.cuda.is_available() else "cpu").long()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
-    pairs = parser.parse_args().pairs
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    given = parser.parse_args()
+    on_gpu = given.device == "cuda"
+    if on_gpu != torch.cuda.is_available():
+        parser.error(f"--device is {given.device}, but both sides would run on the other; hide or show the GPU")
     with tempfile.TemporaryDirectory() as folder, VerifierPool(verifiers=["exact"]) as pool:
         count = itertools.count()
 
@@ -157,7 +166,7 @@ def main() -> None:
 
             def measure() -> float:
                 torch.set_num_threads(threads)
-                return timed(build(f"{folder}/{next(count)}"))
+                return timed(build(f"{folder}/run-{next(count)}"))
 
             return measure
 
@@ -181,19 +190,20 @@ def main() -> None:
         own = {threads: side(ours, threads)() for threads in (2, 1)}
         print("ours:", own, flush=True)
         threads = min(own, key=own.__getitem__)
-        seconds = interleaved({"ours": side(ours, threads), "trl": side(theirs[peer[0]], peer[1])}, pairs)
+        seconds = interleaved({"ours": side(ours, threads), "trl": side(theirs[peer[0]], peer[1])}, given.pairs)
     ratios = [b / a for a, b in zip(seconds["ours"], seconds["trl"], strict=True)]
     write_claims(
-        "train_step",
-        "python benchmarks/train_step.py",
+        "train_step_cuda" if on_gpu else "train_step",
+        "python benchmarks/train_step.py" + " --device cuda" * on_gpu,
         [
             {
-                "id": "train.steps_per_s_vs_trl",
-                "kind": "floor",
+                "id": "train.steps_per_s_vs_trl" + "_cuda" * on_gpu,
+                "kind": "finding" if on_gpu else "floor",
                 "value": statistics.median(ratios),
                 "spread": [min(ratios), max(ratios)],
                 "peer": f"trl.GRPOTrainer, {peer[0]} path, {peer[1]} threads",
-                "equal": difference["loss"] < 1e-5 and difference["gradient"] < 1e-5,
+                # under bfloat16 autocast the difference is reported, not held to a bound
+                "equal": None if on_gpu else difference["loss"] < 1e-5 and difference["gradient"] < 1e-5,
                 "sources": SOURCES,
                 "samples": ratios,
             }

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,20 +24,29 @@ SAMPLES = "samples.parquet"
 SHARDS = "samples-*.parquet"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One response."""
+    """One response. What was not measured or does not apply is None."""
 
     run_id: str
     benchmark: str
     """``Problem.source``."""
+    benchmark_rev: str | None = None
+    """Hash of the benchmark's problems, as they were asked and are judged."""
     problem_id: str
     sample_idx: int
     seed: int
-    level: int | None
+    stress: int | None = None
+    """Problems asked at once, in stress tests."""
+    perm: NDArray[np.int32] | None = None
+    """Multiple choice: which option stood at each letter; option 0 is the right one."""
+    variant: str | None = None
+    """Attack or rewriting of the problem."""
     prompt_token_ids: NDArray[np.int32]
     response_token_ids: NDArray[np.int32]
     n_prompt: int
+    n_prompt_cached: int | None = None
+    """Prompt tokens that were not computed again."""
     n_response: int
     """Response tokens, EOS included."""
     n_think: int
@@ -44,37 +54,72 @@ class Sample:
     n_answer: int
     n_generated: int
     """All sampled tokens; more than ``n_response`` where some were discarded."""
+    n_injected: int = 0
+    """Response tokens that were put in and not sampled."""
     finish_reason: str
     """A ``Stop`` value."""
     think_closed: bool
     truncated: bool
     loop_flag: bool
-    verdict: str
-    """A ``Verdict`` value."""
     pred_raw: str | None
     """The answer found in the response."""
+    pred_canonical: str | None = None
+    """One spelling for all equal answers."""
     gold: str
+    extract_source: str | None = None
+    """Where the answer stood: ``answer``, or ``think`` for a box in the thought that only ``correct_loose`` counts."""
+    verdict: str
+    """A ``Verdict`` value."""
+    grade_status: str | None = None
+    """``ok``, or ``timeout`` and ``crashed`` where the verifier failed."""
     correct: bool
+    correct_loose: bool | None = None
+    """Right if the last box counts wherever it stands, in a thought or a truncated response as well."""
+    trace: dict[str, Any] | None = None
+    """What was decoded and read where the response is no plain chain, for the cost model."""
+    flops: float | None = None
+    """This and the next four: computed for the summary's hardware."""
+    kv_read_bytes: float | None = None
+    peak_kv_bytes: float | None = None
+    latency_b1_s: float | None = None
+    gpu_s_b: float | None = None
+    """At the largest of the summary's batch sizes."""
+    t_arrival: float | None = None
+    """This and the next four: measured seconds and joules."""
+    t_first: float | None = None
+    t_last: float | None = None
+    queue_s: float | None = None
+    energy_j: float | None = None
     mean_logprob: float | None
     """Mean behaviour log-prob of the sampled tokens, nats."""
+    ref_pass_rate: float | None = None
+    """How often a reference model solves the problem."""
+    level: int | None
+    subject: str | None = None
     prompt_text: str
     response_text: str
 
 
 _IDS = pa.list_(pa.int32())
+_EVENTS = pa.list_(pa.struct({"op": pa.string(), "n": pa.int64(), "s": pa.int64(), "shared_id": pa.int64()}))
 _TYPES = {
-    **dict.fromkeys(("prompt_token_ids", "response_token_ids"), _IDS),
-    **dict.fromkeys(("sample_idx", "level", "n_prompt", "n_response"), pa.int32()),
-    **dict.fromkeys(("n_think", "n_answer", "n_generated"), pa.int32()),
-    **dict.fromkeys(("think_closed", "truncated", "loop_flag", "correct"), pa.bool_()),
+    **dict.fromkeys(("perm", "prompt_token_ids", "response_token_ids"), _IDS),
+    **dict.fromkeys(("sample_idx", "level", "stress", "n_prompt", "n_prompt_cached", "n_response"), pa.int32()),
+    **dict.fromkeys(("n_think", "n_answer", "n_generated", "n_injected"), pa.int32()),
+    **dict.fromkeys(("think_closed", "truncated", "loop_flag", "correct", "correct_loose"), pa.bool_()),
+    **dict.fromkeys(("flops", "kv_read_bytes", "peak_kv_bytes", "latency_b1_s", "gpu_s_b"), pa.float64()),
+    **dict.fromkeys(("t_arrival", "t_first", "t_last", "queue_s", "energy_j"), pa.float64()),
+    **dict.fromkeys(("mean_logprob", "ref_pass_rate"), pa.float64()),
     "seed": pa.int64(),
-    "mean_logprob": pa.float64(),
+    "trace": pa.struct({"kind": pa.string(), "events": _EVENTS}),
 }
-_NULLABLE = {"level", "pred_raw", "mean_logprob"}
+_NULLABLE = {f.name for f in fields(Sample) if f.default is None} | {"level", "pred_raw", "mean_logprob"}
 SCHEMA = pa.schema(
     [pa.field(f.name, _TYPES.get(f.name, pa.string()), nullable=f.name in _NULLABLE) for f in fields(Sample)]
 )
 """Columns of ``samples.parquet``, in order."""
+_LATER = {f.name: f.default for f in fields(Sample) if f.default is not MISSING}
+"""Columns that files of earlier versions lack, and what they are filled with."""
 
 
 def to_table(samples: Sequence[Sample]) -> pa.Table:
@@ -87,8 +132,8 @@ def to_samples(table: pa.Table) -> list[Sample]:
     """The rows of a table; token ids are int32 arrays again."""
     rows = table.select(SCHEMA.names).to_pylist()
     for row in rows:
-        for name in ("prompt_token_ids", "response_token_ids"):
-            row[name] = np.asarray(row[name], np.int32)
+        for name in ("perm", "prompt_token_ids", "response_token_ids"):
+            row[name] = None if row[name] is None else np.asarray(row[name], np.int32)
     return [Sample(**row) for row in rows]
 
 
@@ -134,15 +179,27 @@ def remove_shards(folder: str | Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write(temporary path)`` and rename the result to ``path``, so that ``path`` is never half a file."""
+    """Call ``write(temporary path)`` and rename the result to ``path``, so that ``path`` is never half a file.
+
+    File and folder are on the disk when this returns. A write that fails leaves what was there.
+    """
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
         write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path) -> pa.Table:
@@ -150,6 +207,9 @@ def _read(path: Path) -> pa.Table:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}; remove it and evaluate again") from error
-    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
-        raise DataError(f"{path} has no column {missing[0]!r}; it was not written by laconic's evaluation")
+    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    if foreign := [name for name in missing if name not in _LATER]:
+        raise DataError(f"{path} has no column {foreign[0]!r}; it was not written by laconic's evaluation")
+    for name in missing:
+        table = table.append_column(name, pa.array([_LATER[name]] * len(table), SCHEMA.field(name).type))
     return table.select(SCHEMA.names).cast(SCHEMA)

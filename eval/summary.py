@@ -69,6 +69,7 @@ def block(
         "accuracy": {
             "avg_at_k": _accuracy(avg_at_k(right_N, problem_N)),
             "pass_at": {str(k): pass_at_k(right_N, problem_N, k) for k in _powers(fewest)},
+            "loose": mean_by_problem(pc.coalesce(table["correct_loose"], table["correct"]).to_numpy(), problem_N).value,
         },
         "tokens": {
             "mean": tokens.mean.value,
@@ -96,6 +97,7 @@ def block(
             "verdicts": dict(sorted(verdicts.items())),
             "grader_timeouts": verdicts["timeout"],
             "grader_crashes": verdicts["crashed"],
+            "box_in_think_only": pc.sum(pc.equal(table["extract_source"], "think")).as_py() or 0,
             "missing_samples": len(problems.ids) * most - len(table),
         },
     }

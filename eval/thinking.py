@@ -1,4 +1,4 @@
-"""Where the thought of a response ends and the answer begins, in token ids."""
+"""Where the thought of a response ends and the answer begins, in token ids, and the text that is judged."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..rewards.verifiers.answer_part import END_THINK, THINK
 
 # Shapes: T tokens of one response
 
@@ -32,3 +34,17 @@ def end_think_ids(tokenizer: Any, end_think: str) -> tuple[int, ...]:
     if end_think in vocabulary:
         return (int(vocabulary[end_think]),)
     return tuple(int(token) for token in tokenizer(end_think, add_special_tokens=False)["input_ids"])
+
+
+def response_text(tokenizer: Any, ids_T: NDArray[np.int32]) -> str:
+    """The response without special tokens, but with its think tags where the tokenizer counts these as special."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).items()
+    tags = {token: mark.content for token, mark in added if mark.special and mark.content in (THINK, END_THINK)}
+    if not tags:
+        return str(tokenizer.decode(ids_T, skip_special_tokens=True))
+    pieces: list[str] = []
+    start = 0
+    for at in [index for index, token in enumerate(ids_T.tolist()) if token in tags]:
+        pieces += [str(tokenizer.decode(ids_T[start:at], skip_special_tokens=True)), tags[int(ids_T[at])]]
+        start = at + 1
+    return "".join([*pieces, str(tokenizer.decode(ids_T[start:], skip_special_tokens=True))])

@@ -24,7 +24,7 @@ from typing import Any, Self
 from ..errors import ConfigError, RunError
 from .process import Garbled, Worker
 from .verdict import Item, Judgement, Verdict
-from .verifiers import VERIFIERS, resolve
+from .verifiers import resolve
 
 BATCH = 128
 """Items a worker holds at most: enough to hide the latency of the pipe, few enough to share out."""
@@ -46,7 +46,7 @@ class VerifierPool:
         deadline: float = 5.0,
         memory_gb: float | None = 2.0,
         spare: int = 1,
-        verifiers: Sequence[str] = tuple(VERIFIERS),
+        verifiers: Sequence[str] = ("exact", "number"),
     ) -> None:
         """Processes start on entering the context. Raises ``ConfigError``.
 

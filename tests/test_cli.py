@@ -17,7 +17,7 @@ from laconic.errors import ConfigError, DataError, RunError
 ROOT = Path(__file__).resolve().parents[1]
 DOT = str(ROOT / "configs" / "methods" / "dot.yaml")
 RECIPE = str(ROOT / "configs" / "recipes" / "r1-distill-qwen-1.5b-dot-8k.yaml")
-COMMANDS = ["demo", "train", "eval", "compare", "methods", "doctor"]
+COMMANDS = ["demo", "train", "eval", "compare", "methods", "push", "doctor"]
 
 
 def run(*arguments: str) -> Any:

@@ -12,10 +12,9 @@ from typing import Any
 
 from ..errors import ConfigError, DataError
 from ..eval.settings import EvalConfig
-from ..eval.tasks import PROCEDURAL
-from ..eval.tasks.load import load_problems
+from ..eval.tasks.load import load_problems, pool_verifiers, without_unusable
 from ..eval.tasks.problem import Problem
-from ..eval.tasks.settings import TaskSettings
+from ..eval.tasks.settings import TaskSettings, chosen_tasks
 from .settings import load_settings
 
 EVALUATIONS = Path("runs") / "eval"
@@ -45,6 +44,8 @@ def evaluate_model(
     columns: Sequence[str] = (),
     template: str | None = None,
     verifier: str | None = None,
+    data_dir: str | None = None,
+    chat: bool | None = None,
     out: Path | None = None,
     cache: Path | None = None,
     name: str | None = None,
@@ -53,15 +54,21 @@ def evaluate_model(
     """Evaluate and return the content of ``summary.json``.
 
     adapter: an adapter of ``model``: the folder of a run or of the adapter, or a Hub id. A run brings its settings.
-    tasks: procedural families and JSONL or Parquet files; those of the run, or all families, if empty.
+    tasks: procedural families, named sets (``laconic tasks``) and JSONL or Parquet files; those of the run, or all
+        families, if empty.
     options: fields of ``EvalConfig`` that differ; a None leaves the default.
     columns: ``field=column`` for files that name their columns differently.
+    data_dir: folder with files of named sets; what is not there is loaded from the Hub.
+    chat: ask through the chat template; None does for named sets only.
     cache: folder that keeps finished samples by the hash of weights, problems and settings.
     name: of the model in reports; by default that of its folder.
 
     Raises ``ConfigError`` for options that cannot work, ``DataError`` for unusable models and files.
     """
-    subject = _subject(model, adapter, tasks, options or {}, columns, template, verifier)
+    changes: dict[str, Any] = {"template": template, "verifier": verifier, "columns": _mapping(columns) or None}
+    changes |= {"data_dir": data_dir, "chat": chat}
+    given = {key: value for key, value in changes.items() if value is not None}
+    subject = _subject(model, adapter, tasks, options or {}, given)
     problems, names = _problems(subject)
     folder = out or EVALUATIONS / _folder_name(subject, names, len(problems))
     # Imported late, so that a mistyped option is refused before torch is loaded.
@@ -83,12 +90,11 @@ def evaluate_model(
         max_context=longest + config.max_completion,
         allowed_vocab=min(len(tokenizer), policy.config.get_text_config().vocab_size),
     )
-    verifiers = sorted({problem.verifier for problem in problems})
-    with VerifierPool(verifiers=verifiers) as pool, _Bar(quiet) as bar:
+    with VerifierPool(verifiers=pool_verifiers(problems)) as pool, _Bar(quiet) as bar:
         result = evaluate(
             policy,
             tokenizer,
-            problems,
+            without_unusable(problems, pool),
             engine=engine,
             pool=pool,
             k=config.k,
@@ -122,13 +128,7 @@ def print_evaluation(summary: dict[str, Any], folder: Path) -> None:
 
 
 def _subject(
-    model: str,
-    adapter: str | None,
-    tasks: Sequence[str],
-    options: dict[str, Any],
-    columns: Sequence[str],
-    template: str | None,
-    verifier: str | None,
+    model: str, adapter: str | None, tasks: Sequence[str], options: dict[str, Any], changes: dict[str, Any]
 ) -> Subject:
     folder = Path(adapter or model)
     name, task, config = folder.name, TaskSettings(), EvalConfig()
@@ -141,35 +141,16 @@ def _subject(
                 f"one of the folders in {folder / 'checkpoints'}"
             )
         model, adapter = (model, str(finished)) if adapter else (str(finished), None)
-    task = replace(
-        task,
-        template=task.template if template is None else template,
-        verifier=task.verifier if verifier is None else verifier,
-        columns=_mapping(columns) or task.columns,
-    )
+    task = replace(task, **changes)
     config = replace(config, **{key: value for key, value in options.items() if value is not None})
-    return Subject(model, name, _tasks(tasks, task), config, adapter)
-
-
-def _tasks(names: Sequence[str], default: TaskSettings) -> tuple[TaskSettings, ...]:
-    if not names:
-        return (default,)
-    families = tuple(name for name in names if name in PROCEDURAL)
-    files = [name for name in names if name not in PROCEDURAL]
-    unknown = [name for name in files if "." not in name and "/" not in name]
-    if unknown:
-        raise ConfigError(
-            f"unknown task {unknown[0]!r}; give one of {', '.join(PROCEDURAL)}, or a .jsonl or .parquet file"
-        )
-    chosen = [replace(default, names=families, file=None)] if families else []
-    return (*chosen, *(replace(default, file=file) for file in files))
+    return Subject(model, name, chosen_tasks(tasks, task, verifier=changes.get("verifier")), config, adapter)
 
 
 def _problems(subject: Subject) -> tuple[list[Problem], list[str]]:
     problems: list[Problem] = []
     for task in subject.tasks:
         count = subject.config.problems
-        problems += load_problems(task, "test", count if count or task.file else PROBLEMS)
+        problems += load_problems(task, "test", count if count or not task.procedural else PROBLEMS)
     return problems, list(dict.fromkeys(problem.source for problem in problems))
 
 

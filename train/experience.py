@@ -20,8 +20,11 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import RunError
 from ..eval.tasks import Problem
+from ..eval.tasks.prompt import prompt_thought
+from ..eval.thinking import response_text
 from ..rewards.filters import signal
 from ..rewards.verdict import Item, Judgement, Verdict
+from ..rewards.verifiers.answer_part import THINK
 from ..rollout.records import Group, Kind
 
 MOST_FAILURES = 0.5
@@ -154,7 +157,10 @@ def _length(group: Group, rollout: Any) -> int:
 
 def _item(group: Group, leaf: int, problems: Mapping[str, Problem], tokenizer: PreTrainedTokenizerBase) -> Item:
     problem = problems[group.problem_id]
-    response = tokenizer.decode(group.response_ids(group.leaves[leaf]), skip_special_tokens=True)
+    response = response_text(tokenizer, group.response_ids(group.leaves[leaf]))
+    if prompt_thought(group.segments[0].ids, tokenizer) == "open":
+        # The chat template has opened the thought; without the mark, one that never ends would pass for an answer.
+        response = THINK + response
     return Item(response, problem.gold, problem.verifier, group.truncated(group.leaves[leaf]))
 
 

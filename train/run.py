@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from ..eval.tasks.load import load_problems
+from ..eval.tasks.load import load_problems, pool_verifiers, without_unusable
 from ..rewards.pool import VerifierPool
 from ..rollout.engines import engine_class
 from ..rollout.engines.protocol import Engine
@@ -46,7 +46,8 @@ def run_training(settings: Settings, run_dir: Path, *, quiet: bool = False) -> P
             torch.set_num_threads(max(1, settings.threads // local_ranks()))
         model, tokenizer = load_model(settings.model, training=True, dtype=settings.adapter.dtype)
         problems = load_problems(settings.task, "train")
-        with VerifierPool(verifiers=sorted({problem.verifier for problem in problems})) as pool:
+        with VerifierPool(verifiers=pool_verifiers(problems)) as pool:
+            problems = without_unusable(problems, pool)
             progress = TrainingProgress(settings, quiet=quiet)
             trainer = LaconicTrainer(
                 settings, model, tokenizer, problems, pool.judge, engine_maker(settings, tokenizer), run_dir,

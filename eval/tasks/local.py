@@ -1,7 +1,7 @@
 """Problems from a local JSONL or Parquet file, one per row.
 
-Columns: ``prompt`` (text) or ``messages`` (list of role and content), ``gold``, and where there are ``id`` and
-``level``. A mapping says where the file names them differently.
+Columns: ``prompt`` (text) or ``messages`` (list of role and content), ``gold``, and where there are ``id``, ``level``
+and ``subject``. A mapping says where the file names them differently.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from ...errors import ConfigError, DataError
 from .problem import Message, Problem
 
-FIELDS = ("prompt", "messages", "gold", "id", "level")
+FIELDS = ("prompt", "messages", "gold", "id", "level", "subject")
 
 
 def load_file(path: str | Path, columns: Mapping[str, str] | None = None, *, verifier: str = "exact") -> list[Problem]:
@@ -33,7 +33,7 @@ def load_file(path: str | Path, columns: Mapping[str, str] | None = None, *, ver
             raise ConfigError(f"task.columns maps {name!r}, not a field of a problem; fields: {', '.join(FIELDS)}")
     if not path.is_file():
         raise DataError(f"no file at {path}; give the path of a JSONL or Parquet file")
-    rows = _read(path)
+    rows = read_rows(path)
     if not rows:
         raise DataError(f"{path} holds no rows; it needs at least one problem")
     named = {name: columns.get(name, name) for name in FIELDS}
@@ -50,8 +50,8 @@ def load_file(path: str | Path, columns: Mapping[str, str] | None = None, *, ver
     return problems
 
 
-def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """(row number from 1, row) of every row; blank lines are skipped."""
+def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """(row number from 1, row) of every row; blank lines are skipped. Raises ``DataError`` as ``load_file`` does."""
     if path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -110,7 +110,7 @@ def _problem(path: Path, number: int, row: dict[str, Any], named: dict[str, str]
                 f"{where}: the level {level!r} ({named['level']!r}) is not a whole number; "
                 "map 'level' to another column"
             ) from error
-    identity = row.get(named["id"])
+    identity, subject = row.get(named["id"]), row.get(named["subject"])
     return Problem(
         id=f"{path.stem}/{number}" if identity is None else str(identity),
         prompt=_prompt(where, row, named),
@@ -118,6 +118,7 @@ def _problem(path: Path, number: int, row: dict[str, Any], named: dict[str, str]
         source=path.stem,
         level=level,
         verifier=verifier,
+        subject=None if subject is None else str(subject),
     )
 
 

@@ -28,6 +28,10 @@ class Problem:
     """Difficulty, where known."""
     verifier: str = "exact"
     """Id of the outcome verifier that judges answers to it (see ``laconic.rewards``)."""
+    subject: str | None = None
+    """Field it belongs to, where known."""
+    options: tuple[int, ...] | None = None
+    """Of a multiple-choice question: which option stands at each letter; option 0 is the right one."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,21 @@ from importlib import import_module
 
 from ...errors import ConfigError
 from ..verdict import Item, Judgement, Verdict
-from . import exact, number
+from . import choice, exact, math, math_eval, math_gold, number, text
 
 Verifier = Callable[[str, str], Judgement]
 
-VERIFIERS: dict[str, Verifier] = {"exact": exact.judge, "number": number.judge}
-"""The built-in verifiers, by id."""
+VERIFIERS: dict[str, Verifier] = {
+    "exact": exact.judge,
+    "number": number.judge,
+    "math": math.judge,
+    "math_untagged": math.judge_untagged,
+    "math_eval": math_eval.judge,
+    "math_gold": math_gold.judge,
+    "choice": choice.judge,
+    "text": text.judge,
+}
+"""The built-in verifiers, by id. The mathematical ones import sympy when they are first used, which takes a second."""
 
 
 def resolve(name: str) -> Verifier:

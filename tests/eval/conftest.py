@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from laconic.eval.hardware import load_hardware
 from laconic.eval.model_spec import ModelSpec
@@ -100,6 +102,23 @@ def write_all(folder: Path, n: int, tasks: tuple[str, ...] = TASKS, steps: int =
     trained = write_evaluation(folder / "trained", lambda rng: 1 + (rng.random() < 0.16), 0.0028, n, tasks)
     comparison = compare_runs(folder / "base", folder / "trained", draws=500)
     return Written(base, trained, comparison, write_metrics(folder / "metrics.jsonl", steps))
+
+
+@pytest.fixture
+def chat_tokenizer() -> Callable[..., Any]:
+    """``make(chat template, special=False)``: a tokenizer with a token per character, and two for the think tags."""
+
+    def make(template: str | None, *, special: bool = False) -> PreTrainedTokenizerFast:
+        characters = {chr(code): index for index, code in enumerate((10, *range(32, 127)))}
+        inner = Tokenizer(models.BPE(vocab=characters, merges=[]))
+        inner.decoder = decoders.Fuse()
+        made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>", clean_up_tokenization_spaces=False)
+        tags = ["<think>", "</think>"]
+        made.add_tokens([AddedToken(tag, special=special, normalized=False) for tag in tags], special_tokens=special)
+        made.chat_template = template
+        return made
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -103,3 +103,19 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"run_id": ["x"]}), tmp_path / SAMPLES)
     with pytest.raises(DataError, match="no column 'benchmark'"):
         read_samples(tmp_path)
+
+
+def test_files_of_earlier_versions_are_read_and_filled_up(tmp_path: Path) -> None:
+    old = to_table([ROW]).drop_columns(["flops", "perm", "trace", "n_injected", "correct_loose"])
+    pq.write_table(old, tmp_path / SAMPLES)
+    (row,) = to_samples(read_samples(tmp_path))
+    assert (row.flops, row.perm, row.trace, row.n_injected, row.correct_loose) == (None, None, None, 0, None)
+    assert same(row, ROW)
+
+
+def test_a_tree_of_tokens_fits_the_schema(tmp_path: Path) -> None:
+    events = [{"op": "decode", "n": 3, "s": 2, "shared_id": None}]
+    row = replace(ROW, trace={"kind": "tree", "events": events}, perm=np.array([2, 0, 1], np.int32), n_injected=4)
+    write_samples(to_table([row]), tmp_path / SAMPLES)
+    (found,) = to_samples(read_samples(tmp_path))
+    assert found.trace == row.trace and found.perm is not None and found.perm.tolist() == [2, 0, 1]

@@ -17,13 +17,15 @@ from laconic.eval.cost import linear_costs
 from laconic.eval.hardware import load_hardware
 from laconic.eval.model_spec import ModelSpec
 from laconic.eval.paired import compare_runs
-from laconic.eval.records import read_samples, read_shards, to_samples
+from laconic.eval.records import read_samples, read_shards, to_samples, write_samples
 from laconic.eval.run import EvalResult, evaluate
 from laconic.eval.settings import EvalConfig
 from laconic.eval.tasks.load import load_problems
+from laconic.eval.tasks.problem import Problem
 from laconic.eval.tasks.settings import TaskSettings
 from laconic.eval.thinking import end_think_ids, think_split
 from laconic.rewards.verdict import Item, Judgement
+from laconic.rewards.verifiers import judge_item
 from laconic.rewards.verifiers.exact import judge
 from laconic.rollout.engines.fake import ScriptedEngine
 from laconic.train.thinker.tokenizer import build_tokenizer
@@ -69,6 +71,27 @@ def engine(passes: int = 3, wrong_every: int = 4, calls: list[int] | None = None
         answer = GOLD[context] if leaf % wrong_every != wrong_every - 1 else "+"
         text = "<think>" + "1+1=" * passes + "2" * leaf + "</think>" + answer
         return [*TOKENIZER(text)["input_ids"], EOS]
+
+    return ScriptedEngine(script, eos_ids=(EOS,))
+
+
+def engine_of_lengths(length: Any) -> ScriptedEngine:
+    """Right answers after as many passes as ``length(group, leaf)`` says."""
+
+    def script(context: tuple[int, ...], request: Any) -> list[int]:
+        passes = length(request.noise.group, request.noise.leaf)
+        return [*TOKENIZER("<think>" + "1" * passes + "</think>" + GOLD[context])["input_ids"], EOS]
+
+    return ScriptedEngine(script, eos_ids=(EOS,))
+
+
+def noting(leaves: list[int]) -> ScriptedEngine:
+    """The usual engine; notes which samples are asked for."""
+    usual = engine()
+
+    def script(context: tuple[int, ...], request: Any) -> Sequence[int]:
+        leaves.append(request.noise.leaf)
+        return usual.script(context, request)
 
     return ScriptedEngine(script, eos_ids=(EOS,))
 
@@ -233,3 +256,76 @@ def test_thoughts_end_at_the_last_marker() -> None:
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="eval"):
         EvalConfig(**wrong)
+
+
+def test_a_larger_k_takes_the_additional_samples_only(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", k=4)
+    run(tmp_path / "grown", k=2)
+    leaves: list[int] = []
+    again = run(tmp_path / "grown", k=4, engine=noting(leaves))
+    assert set(leaves) == {2, 3} and len(leaves) == 24
+    # How much of the prompt was cached depends on what ran beside it; everything else is the same.
+    shared = [name for name in whole.samples.column_names if name not in ("run_id", "n_prompt_cached")]
+    assert again.samples.select(shared).equals(whole.samples.select(shared))
+    with pytest.raises(ConfigError, match="holds 4 samples per problem and k is 3"):
+        run(tmp_path / "grown", k=3)
+
+
+def test_a_single_lost_sample_is_taken_again(tmp_path: Path) -> None:
+    whole = run(tmp_path / "a")
+    table = read_samples(tmp_path / "a")
+    write_samples(table.take([row for row in range(48) if row not in (5, 30)]), tmp_path / "a" / "samples.parquet")
+    leaves: list[int] = []
+    again = run(tmp_path / "a", engine=noting(leaves))
+    assert leaves == [1, 2] and again.summary["overall"]["accuracy"] == whole.summary["overall"]["accuracy"]
+
+
+def test_finished_rows_are_written_while_others_are_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("laconic.eval.sampler.WRITE_EVERY", 4)
+
+    def die(done: int, total: int) -> None:
+        if done == 48:
+            raise Killed
+
+    slow = engine_of_lengths(lambda group, leaf: 20 if group == 7 else 1)
+    with pytest.raises(Killed):
+        run(tmp_path, engine=slow, progress=die, shard_problems=512)
+    assert len(read_shards(tmp_path)) == 44
+
+
+def test_rows_hold_costs_and_what_the_benchmark_was() -> None:
+    result = run(None)
+    table, spec = result.samples, ModelSpec.from_config(model().config)
+    costs = linear_costs(spec, load_hardware(), table["n_prompt"].to_numpy(), table["n_response"].to_numpy())
+    assert table["flops"].to_pylist() == costs.flops.tolist()
+    assert table["gpu_s_b"].to_pylist() == costs.gpu_s(64).tolist()
+    row = to_samples(table)[0]
+    assert (row.grade_status, row.extract_source, row.correct_loose, row.n_injected) == ("ok", "answer", True, 0)
+    assert {r.benchmark: r.benchmark_rev for r in to_samples(table)}.keys() == {"chain", "search"}
+
+
+def test_a_box_in_the_thought_counts_loosely_only(chat_tokenizer: Any) -> None:
+    judged: list[Item] = []
+
+    class Boxes:
+        def judge(self, items: Sequence[Item]) -> list[Judgement]:
+            judged.extend(items)
+            return [judge_item(item) for item in items]
+
+    opening = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    tokenizer = chat_tokenizer(opening + "{% if add_generation_prompt %}<|assistant|><think>{% endif %}")
+    texts = {0: "so \\boxed{2}</think>Answer: 2", 1: "so \\boxed{2}", 2: "so \\boxed{3}", 3: "no"}
+    script = ScriptedEngine(
+        lambda _context, request: [*tokenizer(texts[request.noise.leaf])["input_ids"], tokenizer.eos_token_id],
+        eos_ids=(tokenizer.eos_token_id,),
+    )
+    asked = [Problem("p", ({"role": "user", "content": "1+1?"},), "2", "mine", verifier="number")]
+    result = evaluate(model(), tokenizer, asked, engine=script, pool=Boxes(), k=4, max_completion=64)
+    rows = to_samples(result.samples)
+    assert [item.response for item in judged[:4]] == ["<think>" + text for text in texts.values()]
+    assert [row.verdict for row in rows] == ["right", "unreadable", "unreadable", "unreadable"]
+    assert [row.correct_loose for row in rows] == [True, True, False, False]
+    assert [row.extract_source for row in rows] == ["answer", "think", None, None]
+    assert [row.n_answer for row in rows] == [10, 0, 0, 0]
+    overall = result.summary["overall"]
+    assert (overall["accuracy"]["loose"], overall["health"]["box_in_think_only"]) == (0.5, 1)

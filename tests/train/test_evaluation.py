@@ -95,3 +95,16 @@ def test_a_run_brings_its_own_task_and_settings(models, tmp_path):
 def test_options_that_cannot_work_are_refused_before_a_model_is_loaded():
     with pytest.raises(ConfigError, match=r"eval\.k is 0"):
         evaluate_model("tiny-thinker", options={"k": 0})
+
+
+def test_a_named_task_is_read_from_a_folder_and_asked_as_text(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gsm8k_test.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n{"problem": "1+2", "answer": "3"}\n')
+    options = ["--task", "gsm8k", "--data-dir", ".", "--template", "{prompt}=", "--max-completion", "12", "--json"]
+    answer = CliRunner().invoke(app, ["eval", str(models[0]), *options])
+    assert answer.exit_code == 1 and "set task.chat=false (--no-chat)" in answer.stderr
+    answer = CliRunner().invoke(app, ["eval", str(models[0]), *options, "--no-chat"])
+    assert answer.exit_code == 0, answer.output
+    summary = json.loads(answer.stdout)
+    assert (summary["overall"]["n"], summary["settings"]["verifiers"]) == (2, ["number"])
+    assert summary["tasks"][0]["task"] == "gsm8k"

@@ -198,6 +198,10 @@ def test_stages_of_another_seed_are_not_taken_up(tmp_path: Path, monkeypatch) ->
     assert (tmp_path / "model.safetensors").read_bytes() != first
 
 
-def test_an_example_that_does_not_fit_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"does not fit into 40 positions; lower passes_max \(14\)"):
-        make_batches(replace(TINY, max_position=40), CorpusConfig(), build_tokenizer(), BATCH_TOKENS, seed=3)
+def test_an_example_that_does_not_fit_is_left_out_whole() -> None:
+    tokenizer = build_tokenizer()
+    batches = make_batches(replace(TINY, max_position=100), CorpusConfig(), tokenizer, BATCH_TOKENS, seed=3)
+    assert 0 < sum(len(ids_BT) for ids_BT, _ in batches) < TINY.examples
+    for ids_BT, labels_BT in batches:
+        assert ids_BT.shape[1] <= 100
+        assert ((labels_BT == tokenizer.eos_token_id).sum(1) == 1).all()

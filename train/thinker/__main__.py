@@ -53,9 +53,9 @@ class ThinkerConfig:
     intermediate_size: int = 256
     max_position: int = 1024
     stages: tuple[Stage, ...] = (
-        Stage(4000, 4e-3, 2048, single_pass=True),
-        Stage(1500, 2e-3, 6144),
-        Stage(3500, 2e-3, 6144),
+        Stage(3000, 4e-3, 2048, single_pass=True),
+        Stage(3600, 2e-3, 6144),
+        Stage(1800, 1.5e-3, 6144),
     )
     examples: int = 60_000
     """Examples of each stage, its own, half from each task; gone through as often as the steps need."""
@@ -91,11 +91,7 @@ def build_model(config: ThinkerConfig, tokenizer: PreTrainedTokenizerFast) -> Qw
 def make_batches(
     config: ThinkerConfig, corpus: CorpusConfig, tokenizer: PreTrainedTokenizerFast, batch_tokens: int, seed: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Length-bucketed ``(ids_BT, labels_BT)``, int64; labels are -100 where no loss is wanted.
-
-    Raises:
-        ValueError: an example does not fit into ``config.max_position`` tokens.
-    """
+    """Length-bucketed ``(ids_BT, labels_BT)``, int64; labels are -100 where no loss is wanted."""
     rng = random.Random(seed)
     encoded: list[tuple[list[int], int]] = []
     tasks = list(PROCEDURAL.values())
@@ -106,12 +102,9 @@ def make_batches(
         example = write_example(task, problem, corpus, rng)
         prompt_ids = tokenizer(example.prompt)["input_ids"]
         ids = prompt_ids + tokenizer(example.response)["input_ids"]
-        if len(ids) > config.max_position:
-            raise ValueError(
-                f"an example of {len(ids)} tokens does not fit into {config.max_position} positions; "
-                f"lower passes_max ({corpus.passes_max}) or raise max_position"
-            )
-        encoded.append((ids, len(prompt_ids) + example.trained_from))
+        # After slips a search may miss its target and go through all ten digits, in every pass: rare, and left out.
+        if len(ids) <= config.max_position:
+            encoded.append((ids, len(prompt_ids) + example.trained_from))
     encoded.sort(key=lambda pair: len(pair[0]))
 
     batches = []

@@ -18,8 +18,10 @@ def test_every_verifier_passes_its_known_pairs(name: str) -> None:
 
 @pytest.mark.parametrize("name", VERIFIERS)
 def test_a_response_cut_by_the_cap_is_not_searched(name: str) -> None:
-    assert judge_item(Item("<think>x</think>72", "72", name)).verdict is Verdict.RIGHT
-    cut = judge_item(Item("<think>x</think>72", "72", name, truncated=True))
+    gold = "B" if name == "choice" else "72"
+    response = rf"<think>x</think>\boxed{{{gold}}}" if name.startswith("math") else f"<think>x</think>{gold}"
+    assert judge_item(Item(response, gold, name)).verdict is Verdict.RIGHT
+    cut = judge_item(Item(response, gold, name, truncated=True))
     assert cut == Judgement(Verdict.TRUNCATED, reason="truncated")
 
 
@@ -30,7 +32,9 @@ def test_an_id_is_looked_up_and_an_import_path_is_imported(monkeypatch: pytest.M
 
 
 def test_an_unknown_id_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="unknown verifier 'exakt'; known: exact, number; or give 'module:function'"):
+    with pytest.raises(
+        ConfigError, match="unknown verifier 'exakt'; known: choice, exact, .*; or give 'module:function'"
+    ):
         resolve("exakt")
 
 

@@ -1,0 +1,212 @@
+r"""`laconic grade`: judge the lines of a file in the worker pool.
+
+    {"gold": "1/2", "response": "<think>..</think>\\boxed{0.5}"}     and, where wanted, "truncated" and "verifier"
+    {"verdict": "right", "extracted": "0.5", "reason": ""}          one line for each, in the same order
+
+A line that cannot be used gets ``{"error": "cases.jsonl line 1207: ..."}`` in its place; the others are judged all the
+same. Blank lines are passed over. The file is read in pieces, so its size does not matter. Parquet files with the same
+columns do, too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, DataError
+from .pool import VerifierPool
+from .verdict import Item, Judgement, Verdict
+from .verifiers import resolve
+
+POLICIES = {"strict": "math", "eval": "math_eval"}
+"""Policy -> the verifier of lines that name none."""
+DEADLINE = 10.0
+"""Seconds a line may take."""
+PIECE = 2048
+"""Lines judged in one go."""
+ALARMS = (Verdict.TIMEOUT, Verdict.CRASHED)
+"""Verdicts without a judgement: reported as wrong, with the reason, and counted apart."""
+
+
+@dataclass
+class Tally:
+    """What was graded."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Reason of every line that has one."""
+    alarms: int = 0
+    """Lines on which the verifier ran out of time or crashed."""
+    errors: list[str] = field(default_factory=list)
+    """What is wrong with the lines that could not be judged."""
+
+
+def grade_file(path: Path, *, policy: str = "strict", verifier: str | None = None, as_json: bool = False) -> Tally:
+    """Judge every line of ``path`` and print one JSON object per line, or a table of counts.
+
+    verifier: of lines that name none; the policy's by default. Raises ``ConfigError`` for an unknown policy or
+    verifier, ``DataError`` for a file that cannot be read.
+    """
+    if policy not in POLICIES:
+        raise ConfigError(f"unknown policy {policy!r}; known: {', '.join(POLICIES)}")
+    default = verifier or POLICIES[policy]
+    resolve(default)
+    cases, named = _survey(path, default)
+    tally = Tally()
+    if cases:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(cores, math.ceil(cases / PIECE))
+        spare = int(cases > PIECE)
+        with VerifierPool(workers, DEADLINE, spare=spare, verifiers=sorted(named)) as pool:
+            _grade(path, default, pool, cases, tally, as_json)
+    else:
+        _report(_pieces(path, default), None, tally, as_json)
+    if not as_json:
+        _print_table(path, tally)
+    return tally
+
+
+def _survey(path: Path, default: str) -> tuple[int, set[str]]:
+    """``(usable lines, verifiers they name)``: the pool must know before it starts."""
+    cases, named = 0, set[str]()
+    for case in _cases(path, default):
+        if isinstance(case, Item):
+            cases += 1
+            named.add(case.verifier)
+    return cases, named
+
+
+def _grade(path: Path, default: str, pool: VerifierPool, cases: int, tally: Tally, as_json: bool) -> None:
+    from tqdm import tqdm
+
+    with tqdm(total=cases, desc="grade", unit="line", disable=None, leave=False) as bar:
+        for piece in _pieces(path, default):
+            _report(iter([piece]), pool, tally, as_json)
+            bar.update(sum(isinstance(case, Item) for case in piece))
+
+
+def _report(pieces: Iterator[list[Item | str]], pool: VerifierPool | None, tally: Tally, as_json: bool) -> None:
+    """Judge and print the lines of some pieces."""
+    for piece in pieces:
+        items = [case for case in piece if isinstance(case, Item)]
+        judgements = iter(pool.judge(items) if pool is not None else [])
+        lines = []
+        for case in piece:
+            if isinstance(case, Item):
+                lines.append(_count(next(judgements), tally))
+            else:
+                tally.errors.append(case)
+                lines.append({"error": case})
+        if as_json:
+            print("\n".join(json.dumps(line) for line in lines), flush=True)
+
+
+def _count(judgement: Judgement, tally: Tally) -> dict[str, str | None]:
+    """The printed line of a judgement; one that was cut off is wrong, and its reason says what happened."""
+    verdict, reason = judgement.verdict, judgement.reason
+    if verdict in ALARMS:
+        tally.alarms += 1
+        reason = "timeout" if verdict is Verdict.TIMEOUT else f"crashed: {reason}"
+        verdict = Verdict.WRONG
+    tally.verdicts[verdict] += 1
+    if reason:
+        tally.reasons[reason] += 1
+    return {"verdict": verdict.value, "extracted": judgement.extracted, "reason": reason}
+
+
+def _pieces(path: Path, default: str) -> Iterator[list[Item | str]]:
+    cases = _cases(path, default)
+    while piece := list(islice(cases, PIECE)):
+        yield piece
+
+
+def _cases(path: Path, default: str) -> Iterator[Item | str]:
+    """The item of every line, or what is wrong with it."""
+    for number, row in enumerate(_rows(path), start=1):
+        if isinstance(row, bytes) and row.isspace():
+            continue
+        place = f"{path.name} {'row' if path.suffix == '.parquet' else 'line'} {number}"
+        try:
+            yield _item(row, default)
+        except (DataError, ConfigError) as error:
+            yield f"{place}: {error}"
+
+
+def _rows(path: Path) -> Iterator[Any]:
+    """Lines of a JSONL file as bytes, or rows of a Parquet file as dictionaries."""
+    if not path.is_file():
+        raise DataError(f"no file {path}; give a JSONL or Parquet file with the columns gold and response")
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+        return
+    with path.open("rb") as file:
+        yield from file
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path.name} is no Parquet file that can be read: {error}") from error
+    missing = {"gold", "response"}.difference(table.schema_arrow.names)
+    if missing:
+        has = ", ".join(table.schema_arrow.names)
+        raise DataError(f"{path.name} lacks the columns {', '.join(sorted(missing))}; it has {has}")
+    columns = [name for name in ("gold", "response", "truncated", "verifier") if name in table.schema_arrow.names]
+    for batch in table.iter_batches(PIECE, columns=columns):
+        yield from batch.to_pylist()
+
+
+def _item(row: Any, default: str) -> Item:
+    """The item of a row. Raises ``DataError`` or ``ConfigError`` with what is wrong, without the place."""
+    if isinstance(row, bytes):
+        try:
+            row = json.loads(row)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{type(row).__name__} instead of an object with gold and response")
+    gold, response = row.get("gold"), row.get("response")
+    if isinstance(gold, int | float) and not isinstance(gold, bool):
+        gold = str(gold)
+    if not isinstance(gold, str) or not gold.strip():
+        raise DataError("gold is missing or empty; it must be the reference answer as text")
+    if not isinstance(response, str):
+        raise DataError("response is missing or no text")
+    truncated, verifier = row.get("truncated") or False, row.get("verifier") or default
+    if not isinstance(truncated, bool):
+        raise DataError(f"truncated is {truncated!r}; it must be true or false")
+    if not isinstance(verifier, str):
+        raise DataError(f"verifier is {verifier!r}; it must be an id or 'module:function'")
+    resolve(verifier)
+    return Item(response, gold, verifier, truncated)
+
+
+def _print_table(path: Path, tally: Tally) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    total = sum(tally.verdicts.values())
+    table = Table("verdict, reason")
+    table.add_column("lines", justify="right")
+    table.add_column("share", justify="right")
+    for verdict in (Verdict.RIGHT, Verdict.WRONG, Verdict.UNREADABLE, Verdict.TRUNCATED):
+        count = tally.verdicts[verdict]
+        table.add_row(verdict.value, f"{count:,}", f"{count / max(1, total):.1%}")
+    if tally.reasons:
+        table.add_section()
+    for reason, count in tally.reasons.most_common():
+        table.add_row(f"  {reason}", f"{count:,}", f"{count / max(1, total):.1%}")
+    console = Console()
+    console.print(f"{path.name}: {total:,} judged, {len(tally.errors):,} unusable", highlight=False)
+    console.print(table)
