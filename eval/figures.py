@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .records import write_whole
+from ..atomic import write_whole
 from .visible import visible
 
 INK, MUTED, RULE, PAPER = "#1f2430", "#667085", "#d9dde5", "#ffffff"

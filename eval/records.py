@@ -7,8 +7,7 @@ sample_idx) is unique. Token ids are the truth: lengths are never counted in tex
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..atomic import write_whole
 from ..errors import DataError
 
 SAMPLES = "samples.parquet"
@@ -176,30 +176,6 @@ def remove_shards(folder: str | Path) -> None:
     for pattern in (SHARDS, ".tmp-samples*"):
         for path in Path(folder).glob(pattern):
             path.unlink()
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write(temporary path)`` and rename the result to ``path``, so that ``path`` is never half a file.
-
-    File and folder are on the disk when this returns. A write that fails leaves what was there.
-    """
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    try:
-        write(temporary)
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path) -> pa.Table:

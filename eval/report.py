@@ -15,10 +15,11 @@ import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..atomic import write_whole
 from ..errors import ConfigError, DataError
 from .figures import inline_svg, save_png
 from .pictures import Picture, pictures
-from .records import SAMPLES, read_samples, write_whole
+from .records import SAMPLES, read_samples
 from .report_notes import caveats, default_title, measured, tiles
 from .report_rows import detail_table, headline_table, level_table, pair_facts
 from .transcripts import FOLD_AFTER, Example, pick_examples, shortened

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ..atomic import write_whole
 from .cost import linear_costs, max_concurrency
 from .hardware import Hardware
 from .metrics import (
@@ -29,7 +30,6 @@ from .metrics import (
     tokens_per_correct,
 )
 from .model_spec import ModelSpec
-from .records import write_whole
 from .student_t import t_quantile
 
 # Shapes: N samples

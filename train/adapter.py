@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ..atomic import temporary_beside
 from ..errors import ConfigError, DataError
-from .atomic import temporary_beside
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..atomic import abandoned, fsync, temporary_beside
 from ..errors import ConfigError, LaconicError, RunError
-from .atomic import abandoned, fsync, temporary_beside
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..atomic import write_atomically
 from ..errors import DataError
-from .atomic import write_atomically
 
 log = logging.getLogger(__name__)
 

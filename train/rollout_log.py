@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
+from ..atomic import abandoned, fsync, temporary_beside
 from ..eval.tasks import Problem
 from ..rollout.records import Cost, Group, Leaf, Segment
-from .atomic import abandoned, fsync, temporary_beside
 from .experience import Experience
 
 SCHEMA = pa.schema(

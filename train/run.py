@@ -15,11 +15,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from ..atomic import write_atomically
 from ..eval.tasks.load import load_problems, pool_verifiers, without_unusable
 from ..rewards.pool import VerifierPool
 from ..rollout.engines import engine_class
 from ..rollout.engines.protocol import Engine
-from .atomic import write_atomically
 from .checkpoint import latest_checkpoint, step_of
 from .environment import describe_environment
 from .interrupt import Interrupted, StopAtBoundary, stop_on_interrupt

@@ -20,8 +20,8 @@ from typing import Any
 
 import yaml
 
+from ..atomic import write_atomically
 from ..errors import ConfigError, RunError
-from .atomic import write_atomically
 from .settings_io import plain
 
 CONFIG = "config.yaml"

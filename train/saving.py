@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..atomic import temporary_beside
 from ..errors import ConfigError, RunError
-from .atomic import temporary_beside
 from .checkpoint import save_checkpoint
 from .ranks import Ranks
 

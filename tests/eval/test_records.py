@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from laconic.atomic import write_whole
 from laconic.errors import DataError
 from laconic.eval.records import (
     SAMPLES,
@@ -22,7 +23,6 @@ from laconic.eval.records import (
     to_table,
     write_samples,
     write_shard,
-    write_whole,
 )
 
 ROW = Sample(

@@ -20,9 +20,9 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from ...atomic import temporary_beside
 from ...eval.tasks import PROCEDURAL
 from ...rewards.verifiers.answer_part import END_THINK
-from ..atomic import temporary_beside
 from .corpus import CorpusConfig, write_example
 from .tokenizer import build_tokenizer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from laconic.train.atomic import write_atomically
+from laconic.atomic import write_atomically
 
 
 def test_the_new_content_replaces_the_old_and_nothing_else_stays(tmp_path: Path) -> None:

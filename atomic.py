@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 TEMPORARY = ".tmp-"
@@ -16,23 +17,25 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data``: temporary file, fsync, rename, fsync of the folder.
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write(temporary path)``, then replace ``path`` by what it wrote: fsync, rename, fsync of the folder.
 
     Raises:
-        OSError: the old file is untouched and the temporary one is gone.
+        OSError, or whatever ``write`` raises: the old file is untouched and the temporary one is gone.
     """
     temporary = temporary_beside(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write(temporary)
+        fsync(temporary)
         temporary.replace(path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     fsync(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """``write_whole`` of bytes that are at hand."""
+    write_whole(path, lambda temporary: temporary.write_bytes(data))
 
 
 def fsync(path: Path) -> None:
