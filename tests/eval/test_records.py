@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laconic.atomic import write_whole
 from laconic.errors import DataError
 from laconic.eval.records import (
     SAMPLES,
@@ -79,19 +78,6 @@ def test_shards_are_numbered_and_the_first_row_of_a_sample_counts(tmp_path: Path
     remove_shards(tmp_path)
     assert not list(tmp_path.iterdir())
     assert len(read_shards(tmp_path)) == 0
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    target = tmp_path / "file"
-    target.write_text("old")
-
-    def full_disk(temporary: Path) -> None:
-        temporary.write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        write_whole(target, full_disk)
-    assert target.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_unusable_files_are_named(tmp_path: Path) -> None:
