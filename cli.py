@@ -6,6 +6,7 @@ Ctrl-C. A mistake a user can mend is one line on stderr, without a traceback.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .cli_json import Json, json_option, print_json, stdout
 from .errors import ConfigError, LaconicError
 
 
@@ -39,7 +41,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text for people.")]
 
 
 @app.callback()
@@ -73,7 +74,7 @@ def demo(
 
     summary = run_demo(out, from_scratch=from_scratch, quiet=as_json)
     if as_json:
-        _print_json(summary)
+        print_json(summary)
 
 
 @app.command()
@@ -97,8 +98,8 @@ def train(
     from .train.start import start
 
     result = start(config, overrides or [], dry_run=dry_run, quiet=as_json)
-    if as_json:
-        _print_json(result)
+    if as_json and os.environ.get("RANK", "0") == "0":  # of several ranks the first one speaks
+        print_json(result)
 
 
 @app.command("eval")
@@ -162,7 +163,7 @@ def evaluate(
         quiet=as_json,
     )
     if as_json:
-        _print_json(summary)
+        print_json(summary)
 
 
 @app.command()
@@ -188,7 +189,7 @@ def compare(
 
     comparison = compare_folders(base, new, margin=margin, html=html, allow_different=allow_different, quiet=as_json)
     if as_json:
-        _print_json(comparison)
+        print_json(comparison)
 
 
 @app.command()
@@ -200,7 +201,7 @@ def grade(
     verifier: Annotated[
         str | None, typer.Option(help="Of lines that name none; default is the policy's, math or math_eval.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line instead of a table.")] = False,
+    as_json: Annotated[bool, json_option("One JSON object per line instead of a table.")] = False,
 ) -> None:
     """Judge answers: right, wrong, unreadable or truncated, with what was extracted and why.
 
@@ -212,7 +213,7 @@ def grade(
     """
     from .rewards.grade import grade_file
 
-    tally = grade_file(file, policy=policy, verifier=verifier, as_json=as_json)
+    tally = grade_file(file, policy=policy, verifier=verifier, as_json=as_json, out=stdout.json)
     if tally.alarms:
         typer.echo(
             f"{tally.alarms} lines could not be judged in time; they count as wrong, see their reasons", err=True
@@ -249,13 +250,13 @@ def tasks(
     if overlap is None:
         rows = listing.task_rows(samples, data_dir)
         if as_json:
-            _print_json(rows)
+            print_json(rows)
         else:
             listing.print_tasks(rows)
         return
     report = listing.overlap_report(*overlap, data_dir)
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         listing.print_overlap(report)
     if report["pairs"]:
@@ -281,7 +282,7 @@ def methods(context: typer.Context, as_json: Json = False) -> None:
     from .train import methods as table
 
     if as_json:
-        _print_json([table.as_dict(method) for method in table.METHODS])
+        print_json([table.as_dict(method) for method in table.METHODS])
     else:
         table.print_table()
 
@@ -302,9 +303,34 @@ def show_method(
 
     chosen = table.find(method)
     if as_json:
-        _print_json(table.as_dict(chosen))
+        print_json(table.as_dict(chosen))
     else:
         table.print_method(chosen)
+
+
+@app.command()
+def merge(
+    run: Annotated[str, typer.Argument(help="Finished LoRA run, one of its checkpoints, adapter folder or Hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder to make for the whole model.")],
+    base: Annotated[
+        str | None, typer.Option(help="Base model by name, folder or Hub id; default: the one the adapter names.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Merge a LoRA adapter into its base and write a whole model, as any transformers program loads it.
+
+    \b
+    Examples:
+      laconic merge runs/lora --out my-model
+      laconic merge runs/lora --out my-model --base Qwen/Qwen2.5-0.5B --json
+    """
+    from .train.adapter import merge as merge_adapter
+
+    model = merge_adapter(run, out, base)
+    if as_json:
+        print_json({"model": str(model)})
+    else:
+        typer.echo(f"model: {model}\nnext: laconic eval {model}")
 
 
 @app.command()
@@ -328,7 +354,7 @@ def push(
 
     result = push_run(run, repo, private=private, merge=merged, dry_run=dry_run, quiet=as_json)
     if as_json:
-        _print_json(result)
+        print_json(result)
 
 
 @app.command()
@@ -344,17 +370,11 @@ def doctor(as_json: Json = False) -> None:
 
     checks = examine()
     if as_json:
-        _print_json([vars(check) for check in checks])
+        print_json([vars(check) for check in checks])
     else:
         print_checks(checks)
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import ConfigError, DataError
 from .pool import VerifierPool
@@ -48,8 +49,10 @@ class Tally:
     """What is wrong with the lines that could not be judged."""
 
 
-def grade_file(path: Path, *, policy: str = "strict", verifier: str | None = None, as_json: bool = False) -> Tally:
-    """Judge every line of ``path`` and print one JSON object per line, or a table of counts.
+def grade_file(
+    path: Path, *, policy: str = "strict", verifier: str | None = None, as_json: bool = False, out: TextIO | None = None
+) -> Tally:
+    """Judge every line of ``path`` and print one JSON object per line (to ``out``), or a table of counts.
 
     verifier: of lines that name none; the policy's by default. Raises ``ConfigError`` for an unknown policy or
     verifier, ``DataError`` for a file that cannot be read.
@@ -60,14 +63,15 @@ def grade_file(path: Path, *, policy: str = "strict", verifier: str | None = Non
     resolve(default)
     cases, named = _survey(path, default)
     tally = Tally()
+    lines = (out or sys.stdout) if as_json else None
     if cases:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(cores, math.ceil(cases / PIECE))
         spare = int(cases > PIECE)
         with VerifierPool(workers, DEADLINE, spare=spare, verifiers=sorted(named)) as pool:
-            _grade(path, default, pool, cases, tally, as_json)
+            _grade(path, default, pool, cases, tally, lines)
     else:
-        _report(_pieces(path, default), None, tally, as_json)
+        _report(_pieces(path, default), None, tally, lines)
     if not as_json:
         _print_table(path, tally)
     return tally
@@ -83,17 +87,17 @@ def _survey(path: Path, default: str) -> tuple[int, set[str]]:
     return cases, named
 
 
-def _grade(path: Path, default: str, pool: VerifierPool, cases: int, tally: Tally, as_json: bool) -> None:
+def _grade(path: Path, default: str, pool: VerifierPool, cases: int, tally: Tally, out: TextIO | None) -> None:
     from tqdm import tqdm
 
     with tqdm(total=cases, desc="grade", unit="line", disable=None, leave=False) as bar:
         for piece in _pieces(path, default):
-            _report(iter([piece]), pool, tally, as_json)
+            _report(iter([piece]), pool, tally, out)
             bar.update(sum(isinstance(case, Item) for case in piece))
 
 
-def _report(pieces: Iterator[list[Item | str]], pool: VerifierPool | None, tally: Tally, as_json: bool) -> None:
-    """Judge and print the lines of some pieces."""
+def _report(pieces: Iterator[list[Item | str]], pool: VerifierPool | None, tally: Tally, out: TextIO | None) -> None:
+    """Judge the lines of some pieces, and print them to ``out``."""
     for piece in pieces:
         items = [case for case in piece if isinstance(case, Item)]
         judgements = iter(pool.judge(items) if pool is not None else [])
@@ -104,8 +108,8 @@ def _report(pieces: Iterator[list[Item | str]], pool: VerifierPool | None, tally
             else:
                 tally.errors.append(case)
                 lines.append({"error": case})
-        if as_json:
-            print("\n".join(json.dumps(line) for line in lines), flush=True)
+        if out is not None:
+            print("\n".join(json.dumps(line) for line in lines), file=out, flush=True)
 
 
 def _count(judgement: Judgement, tally: Tally) -> dict[str, str | None]:

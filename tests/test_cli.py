@@ -17,7 +17,7 @@ from laconic.errors import ConfigError, DataError, RunError
 ROOT = Path(__file__).resolve().parents[1]
 DOT = str(ROOT / "configs" / "methods" / "dot.yaml")
 RECIPE = str(ROOT / "configs" / "recipes" / "r1-distill-qwen-1.5b-dot-8k.yaml")
-COMMANDS = ["demo", "train", "eval", "compare", "methods", "push", "doctor"]
+COMMANDS = ["demo", "train", "eval", "compare", "grade", "tasks", "methods", "merge", "push", "doctor"]
 
 
 def run(*arguments: str) -> Any:
@@ -122,6 +122,38 @@ def test_a_dry_run_for_scripts_prints_the_resolved_settings():
     printed = json.loads(answer.stdout)
     assert printed["started"] is False and printed["settings"]["optim"]["lr"] == 3e-6
     assert printed["derived"]["rollouts_per_step"] == 4096
+
+
+def test_what_libraries_print_goes_to_stderr_while_json_is_wanted(monkeypatch):
+    def noisy(*_: object, **__: object) -> dict[str, bool]:
+        print("[WARNING] a library's log")
+        return {"started": True}
+
+    monkeypatch.setattr("laconic.train.start.start", noisy)
+    before = sys.stdout
+    answer = run("train", DOT, "--json")
+    assert json.loads(answer.stdout) == {"started": True} and answer.stderr == "[WARNING] a library's log\n"
+    assert run("train", DOT).stdout == "[WARNING] a library's log\n", "people see it where it was written"
+    wrong = run("train", "--json")
+    assert wrong.exit_code == 2 and wrong.stdout == "" and "Missing argument" in wrong.stderr
+    assert sys.stdout is before and json.loads(run("train", DOT, "--json").stdout)
+    monkeypatch.setenv("RANK", "1")
+    assert run("train", DOT, "--json").stdout == "", "of several ranks the first one speaks"
+
+
+def test_graded_lines_are_alone_on_stdout(monkeypatch, tmp_path):
+    from laconic.rewards import grade
+
+    def noisy(name: str) -> object:
+        print("a verifier's module, read for the first time")
+        return resolve(name)
+
+    resolve = grade.resolve
+    monkeypatch.setattr(grade, "resolve", noisy)
+    (tmp_path / "cases.jsonl").write_text('{"gold": "7", "response": "7"}\n{"gold": "7", "response": "8"}\n')
+    answer = run("grade", str(tmp_path / "cases.jsonl"), "--verifier", "exact", "--json")
+    assert [json.loads(line)["verdict"] for line in answer.stdout.splitlines()] == ["right", "wrong"]
+    assert answer.exit_code == 0 and "a verifier's module" in answer.stderr
 
 
 def test_methods_for_scripts_hold_ids_papers_and_defaults():

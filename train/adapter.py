@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..atomic import temporary_beside
 from ..errors import ConfigError, DataError
+from .hub.download import ADAPTER_CONFIG, fetch_adapter, kind_on_hub, on_hub
+from .model_files import resolve_model
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from ..eval.model_spec import ModelSpec
     from .trainer import LaconicTrainer
 
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_FILE = "laconic_adapter.json"
 """What the adapter was trained on: ``base`` (name) and ``fingerprint``."""
@@ -175,18 +176,27 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 
 def find_adapter(location: str) -> Path | None:
-    """The folder of the adapter at ``location`` (a folder or a Hub id), or None where there is none."""
+    """The folder of the adapter at ``location`` (a folder or a Hub id), or None where there is a whole model.
+
+    Raises:
+        DataError: a Hub id that cannot be had.
+    """
     path = Path(location)
     if path.exists():
         return path if (path / ADAPTER_CONFIG).is_file() and not (path / "config.json").is_file() else None
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    return fetch_adapter(location) if kind_on_hub(location) == "adapter" else None
 
-    try:
-        hf_hub_download(location, ADAPTER_CONFIG)
-    except (HfHubHTTPError, LocalEntryNotFoundError):  # not there, or out of reach: loading the model says which
-        return None
-    return Path(snapshot_download(location))
+
+def check_reachable(model: str, adapter: str | None = None) -> None:
+    """Raise ``DataError`` for Hub ids that cannot be had; for a model that is an adapter also that of its base.
+
+    Nothing of a whole model is fetched, so that the answer comes before anything heavy.
+    """
+    if adapter is not None and on_hub(adapter):
+        adapter_folder(adapter)
+    found = find_adapter(str(Path(model) / "model") if _is_run(model) else resolve_model(model))
+    if found is not None and adapter is None:
+        check_reachable(base_of(found))
 
 
 def base_of(adapter: Path) -> str:
@@ -243,7 +253,6 @@ def merge(adapter: str | Path, out: str | Path, base: str | None = None) -> Path
     from transformers import AutoConfig
 
     from .load_model import load_model
-    from .model_files import resolve_model
 
     source, target = adapter_folder(adapter), Path(out)
     if target.exists():
@@ -270,14 +279,18 @@ def adapter_folder(name: str | Path) -> Path:
     Raises:
         DataError: there is none.
     """
-    inside = Path(name) / "model"
-    found = find_adapter(str(inside if (Path(name) / "config.yaml").is_file() and inside.is_dir() else name))
+    found = find_adapter(str(Path(name) / "model" if _is_run(name) else name))
     if found is None:
         raise DataError(
             f"no adapter at {name} (no {ADAPTER_CONFIG}); give the folder of a finished run with adapter.name=lora, "
             "one of its checkpoints, or a Hub id"
         )
     return found
+
+
+def _is_run(name: str | Path) -> bool:
+    """Whether this is the folder of a run with a finished model."""
+    return (Path(name) / "config.yaml").is_file() and (Path(name) / "model").is_dir()
 
 
 def _read(file: Path) -> dict[str, Any]:

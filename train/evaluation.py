@@ -15,6 +15,7 @@ from ..eval.settings import EvalConfig
 from ..eval.tasks.load import load_problems, pool_verifiers, without_unusable
 from ..eval.tasks.problem import Problem
 from ..eval.tasks.settings import TaskSettings, chosen_tasks
+from .adapter import check_reachable
 from .settings import load_settings
 
 EVALUATIONS = Path("runs") / "eval"
@@ -130,6 +131,7 @@ def print_evaluation(summary: dict[str, Any], folder: Path) -> None:
 def _subject(
     model: str, adapter: str | None, tasks: Sequence[str], options: dict[str, Any], changes: dict[str, Any]
 ) -> Subject:
+    check_reachable(model, adapter)
     folder = Path(adapter or model)
     name, task, config = folder.name, TaskSettings(), EvalConfig()
     if (folder / "config.yaml").is_file():

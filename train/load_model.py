@@ -14,6 +14,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging
 
 from .adapter import adapter_folder, base_of, find_adapter, merge_into
+from .hub.download import explained
 from .model_files import check_model_folder, resolve_model
 from .ranks import on_gpu
 
@@ -40,10 +41,11 @@ def load_model(
     logging.disable_progress_bar()  # a bar per weight file tells nobody anything
     gpu = on_gpu()
     used = torch.bfloat16 if gpu and not training else getattr(torch, dtype)
-    loaded = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32 if added else used)
+    with explained(location):
+        loaded = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32 if added else used)
+        tokenizer = load_tokenizer(str(added) if added and (added / "tokenizer.json").is_file() else location)
     if added:
         loaded = merge_into(loaded, added).to(used)
-    tokenizer = load_tokenizer(str(added) if added and (added / "tokenizer.json").is_file() else location)
     return loaded.to("cuda" if gpu else "cpu").eval(), tokenizer
 
 

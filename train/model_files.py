@@ -46,7 +46,7 @@ def check_model_folder(location: str | Path) -> None:
         raise DataError(f"{path} is not a folder; give the folder that holds config.json, weights and tokenizer")
     if not (path / "config.json").is_file():
         if (path / "adapter_config.json").is_file():
-            raise DataError(f"{path} holds an adapter without its base model; merge it into the base first")
+            raise DataError(f"{path} holds an adapter without its base model; laconic merge makes a whole one of it")
         raise DataError(f"{path} has no config.json; save the model there with model.save_pretrained({str(path)!r})")
     _check_weights(path)
     _check_tokenizer(path)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic import temporary_beside
 from ..errors import ConfigError, RunError
+from .adapter import causal_lm
 from .checkpoint import save_checkpoint
 from .ranks import Ranks
 
@@ -42,7 +44,7 @@ def save_together(ranks: Ranks, folder: Path, step: int, write: Callable[[Path],
 
 def write_state(trainer: LaconicTrainer, folder: Path) -> None:
     """This rank's part of a checkpoint: weights, optimizer, schedule, random state, trl's state and ours."""
-    trainer.save_model(str(folder), _internal_call=True)
+    _write_weights(trainer, folder)
     trainer._save_optimizer_and_scheduler(str(folder))
     trainer._save_rng_state(str(folder))
     if trainer.ranks.first:
@@ -80,7 +82,7 @@ def export(trainer: LaconicTrainer, folder: Path) -> Path:
     """
     unfinished = trainer.ranks.share(temporary_beside(folder))
     try:
-        trainer.save_model(str(unfinished), _internal_call=True)
+        _write_weights(trainer, unfinished)
         if trainer.ranks.first:
             trainer._tokenizer.save_pretrained(unfinished)
             trainer.settings.adapter.describe(unfinished, trainer)
@@ -94,6 +96,24 @@ def export(trainer: LaconicTrainer, folder: Path) -> Path:
         ) from error
     trainer.ranks.wait()
     return folder
+
+
+def _write_weights(trainer: LaconicTrainer, folder: Path) -> None:
+    """Weights and configuration, or the adapter's; all ranks take part."""
+    with _cache_as_in_the_base(trainer):
+        trainer.save_model(str(folder), _internal_call=True)
+
+
+@contextmanager
+def _cache_as_in_the_base(trainer: LaconicTrainer) -> Iterator[None]:
+    """transformers' Trainer turns ``use_cache`` off; saved so, the model would decode without a cache everywhere."""
+    config = causal_lm(trainer.accelerator.unwrap_model(trainer.model)).config
+    training = config.use_cache
+    config.use_cache = trainer.base_use_cache
+    try:
+        yield
+    finally:
+        config.use_cache = training
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:

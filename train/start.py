@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from .adapter import check_reachable
 from .checks import check_settings, find_warnings
 from .derived import derive, summary
 from .model_config import model_config
@@ -40,6 +41,7 @@ def start(config: Path, overrides: Sequence[str], *, dry_run: bool = False, quie
         if not quiet:
             Console(highlight=False).print("dry run: the settings are valid, nothing was started")
         return {**result, "started": False}
+    check_reachable(settings.model)
     # Imported here: a dry run needs neither torch nor trl.
     from .run import run_training
 

@@ -93,6 +93,7 @@ class LaconicTrainer(GRPOTrainer):
         self.updates_per_generation = settings.optim.updates_per_batch * settings.optim.epochs
         adapter = settings.adapter.peft_config(model)
         self.base_fingerprint = "" if adapter is None else fingerprint(model)
+        self.base_use_cache = bool(getattr(model.config, "use_cache", True))
         set_seed(settings.seed)  # an adapter begins at random, the same on all ranks
         super().__init__(
             model=model,

@@ -15,7 +15,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
+from laconic.cli import app
 from laconic.errors import ConfigError, DataError
 from laconic.eval.model_spec import ModelSpec
 from laconic.eval.tasks import Problem
@@ -192,6 +194,22 @@ def test_merged_logits_equal_those_of_the_adapter(trained: LaconicTrainer, merge
     assert tokenizer.get_vocab() == load_model(str(merged))[1].get_vocab()
     with pytest.raises(DataError, match="exists"):
         merge(trained.run_dir, merged)
+
+
+def test_the_merge_command_writes_the_same_model(
+    trained: LaconicTrainer, merged: Path, random_model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "whole"
+    command = ["merge", str(trained.run_dir), "--out", str(out), "--base", str(random_model), "--json"]
+    answer = CliRunner().invoke(app, command)
+    assert answer.exit_code == 0 and json.loads(answer.stdout) == {"model": str(out)}
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in merged.iterdir()
+    }
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 1 and again.stderr.splitlines()[-1].startswith(f"error: {out} exists")
+    nothing = CliRunner().invoke(app, ["merge", str(random_model), "--out", str(tmp_path / "other")])
+    assert nothing.exit_code == 1 and "no adapter at" in nothing.stderr and not (tmp_path / "other").exists()
 
 
 def test_adapter_run_and_merged_model_have_the_same_evaluation(

@@ -293,8 +293,11 @@ def test_a_run_saved_resumed_and_saved_again_is_equal_to_one_in_one_go(make: Tra
 def test_the_exported_model_is_the_trained_one(make: Train) -> None:
     trainer = make("grpo")
     trainer.train()
-    model, tokenizer = load_model(str(export(trainer, trainer.run_dir / "model")))
+    folder = export(trainer, trainer.run_dir / "model")
+    model, tokenizer = load_model(str(folder))
     assert equal(weights(trainer), model.state_dict())
+    assert json.loads((folder / "config.json").read_text())["use_cache"] is True, "as in the base, not as in training"
+    assert trainer.model.config.use_cache is False
     assert tokenizer.get_vocab() == build_tokenizer().get_vocab(), "no token was added on the way"
 
 

@@ -41,7 +41,8 @@ SETTINGS = (
 )
 WRAPPERS = {"cpu-2": "DistributedDataParallel", "zero2-cpu-2": "DeepSpeedEngine"}
 needs_deepspeed = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed: pip install deepspeed"
+    importlib.util.find_spec("deepspeed") is None,
+    reason="ZeRO-2 is not tested: deepspeed is not installed; pip install -c constraints.txt deepspeed, or make test",
 )
 launches = pytest.mark.parametrize(
     "launched", ["cpu-2", pytest.param("zero2-cpu-2", marks=needs_deepspeed)], indirect=True

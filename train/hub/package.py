@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ...errors import ConfigError
+from ..adapter import BASE_FILE
 from ..settings import as_dict
 from .evidence import Evidence
 from .trained_run import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TrainedRun
@@ -23,7 +24,7 @@ EVALUATION = "evaluation"
 """Summaries of the evaluations: ``evaluation.json``, ``evaluation-base.json``, ``evaluation-2.json`` ..."""
 _CONFIG = ("config.json", "generation_config.json")
 _WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
-_ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+_ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FILE)
 _TOKENIZER = (
     "tokenizer.json",
     "tokenizer.model",
@@ -68,7 +69,7 @@ def plan_files(run: TrainedRun, evidence: Evidence, card: str, merged: Path | No
     if run.adapter is None or merged is not None:
         files += _found(merged or run.model, (*_CONFIG, *_WEIGHTS))
     else:
-        files += [PlannedFile(ADAPTER_CONFIG, _adapter_config(run)), *_found(run.model, (ADAPTER_WEIGHTS,))]
+        files += [PlannedFile(ADAPTER_CONFIG, _adapter_config(run)), *_found(run.model, (ADAPTER_WEIGHTS, BASE_FILE))]
     files += _found(run.model, _TOKENIZER)
     files.append(PlannedFile(TRAINING, _training(run)))
     for number, one in enumerate(evidence.measured, start=1):

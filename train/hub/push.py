@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +34,6 @@ def push_run(
     Raises ``DataError`` for a run that is not finished, ``ConfigError`` for a name, token or repository that does not
     do, ``RunError`` when the upload failed, which the same call then continues.
     """
-    # Libraries that peft brings along log to stdout, where a script expects JSON alone.
-    with redirect_stdout(sys.stderr) if quiet else nullcontext():
-        return _push(folder, repo, private, merge, dry_run, quiet)
-
-
-def _push(folder: Path, repo: str, private: bool, merge: bool, dry_run: bool, quiet: bool) -> dict[str, Any]:
     from huggingface_hub.utils import disable_progress_bars
 
     from . import upload

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,6 +65,22 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
         huggingface_hub.close_session()
         yield server
         assert server.unknown == []
+
+
+@pytest.fixture
+def laconic(hub: Any, tmp_path: Path) -> Callable[..., Any]:
+    """``laconic("home", "eval", "alice/brief")``: what a process whose cache is in that folder prints as JSON."""
+
+    def run(home: str, *arguments: str) -> Any:
+        known = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_alice"}
+        answer = subprocess.run(
+            [sys.executable, "-m", "laconic", *arguments, "--json"],
+            capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **known, "HF_HOME": str(tmp_path / home)},
+        )  # fmt: skip
+        assert answer.returncode == 0, answer.stderr[-3000:]
+        return json.loads(answer.stdout)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +13,12 @@ from typer.testing import CliRunner
 from laconic.cli import app
 
 
-def laconic(hub: Any, folder: Path, home: str, *arguments: str) -> dict[str, Any]:
-    """What a process with an empty cache prints as JSON."""
-    known = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_alice"}
-    answer = subprocess.run(
-        [sys.executable, "-m", "laconic", *arguments, "--json"],
-        capture_output=True, text=True, cwd=folder, env={**os.environ, **known, "HF_HOME": str(folder / home)},
-    )  # fmt: skip
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    return json.loads(answer.stdout)
-
-
 def test_the_pushed_id_is_evaluated_from_a_clean_cache_with_the_same_table(
-    hub: Any, evaluated_run: Path, tmp_path: Path
+    hub: Any, laconic: Callable[..., Any], evaluated_run: Path
 ) -> None:
-    pushed = laconic(hub, tmp_path, "one", "push", str(evaluated_run), "--repo", "brief")
+    pushed = laconic("one", "push", str(evaluated_run), "--repo", "brief")
     assert pushed["repo"] == "alice/brief" and pushed["commit"] == hub.repositories["alice/brief"].commits[-1][0]
-    there = laconic(hub, tmp_path, "two", "eval", "alice/brief", "-n", "12", "-k", "2", "--max-completion", "40")
+    there = laconic("two", "eval", "alice/brief", "-n", "12", "-k", "2", "--max-completion", "40")
     here = json.loads((evaluated_run / "evaluation/summary.json").read_text())
     assert here["model"]["weights_hash"] == there["model"]["weights_hash"] and there["model"]["name"] == "brief"
     for block, same in ((here["overall"], there["overall"]), *zip(here["tasks"], there["tasks"], strict=True)):
@@ -40,8 +27,8 @@ def test_the_pushed_id_is_evaluated_from_a_clean_cache_with_the_same_table(
         }
 
 
-def test_json_is_all_that_a_script_gets_on_stdout(hub: Any, adapter_run: Path, tmp_path: Path) -> None:
-    result = laconic(hub, tmp_path, "one", "push", str(adapter_run), "--repo", "brief", "--merged", "--dry-run")
+def test_json_is_all_that_a_script_gets_on_stdout(hub: Any, laconic: Callable[..., Any], adapter_run: Path) -> None:
+    result = laconic("one", "push", str(adapter_run), "--repo", "brief", "--merged", "--dry-run")
     assert result["dry_run"] and result["kind"] == "merged model" and hub.repositories == {}
     assert "model.safetensors" in [file["path"] for file in result["files"]]
 

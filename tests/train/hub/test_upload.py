@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from laconic.errors import ConfigError, RunError
+from laconic.errors import ConfigError, DataError, RunError
 from laconic.train.hub.push import push_run
 from laconic.train.load_model import load_model
 
@@ -102,7 +103,7 @@ def test_a_private_push_makes_a_repository_that_others_do_not_see(
     push_run(plain_run, "team/brief", private=True, quiet=True)
     assert hub.repositories["team/brief"].private and commits(hub, "team/brief") == 1
     monkeypatch.setenv("HF_TOKEN", "hf_bob")
-    with pytest.raises(OSError, match="team/brief"):
+    with pytest.raises(DataError, match="knows no model of that name, or none that you may read"):
         load_model("team/brief")
 
 
@@ -174,6 +175,26 @@ def test_the_pushed_adapter_loads_by_its_id_with_the_base_from_the_hub(
     ours = PeftModel.from_pretrained(load_model(str(plain_run / "model"))[0], str(adapter)).eval()
     ids = torch.arange(20)[None]
     with torch.no_grad():
-        assert torch.equal(model(ids).logits, ours(ids).logits)
+        torch.testing.assert_close(model(ids).logits, ours(ids).logits)
         base = load_model("alice/base")[0](ids).logits
     assert not torch.allclose(model(ids).logits, base)
+
+
+def test_a_pushed_adapter_knows_its_base_and_refuses_another_of_the_same_shape(
+    hub: Any, make_run: Callable[..., Path], make_adapter: Callable[[str], Path], random_model: Path, tmp_path: Path
+) -> None:
+    from laconic.train.adapter import fingerprint
+
+    adapter = make_adapter(str(random_model))
+    base = {"base": "alice/base", "fingerprint": fingerprint(load_model(str(random_model))[0])}
+    (adapter / "laconic_adapter.json").write_text(json.dumps(base))
+    push_run(make_run(adapter, "model=alice/base"), "alice/adapter", quiet=True)
+    assert json.loads(hub.files("alice/adapter")["laconic_adapter.json"]) == base
+    load_model(str(random_model), adapter="alice/adapter")
+    other, tokenizer = load_model(str(random_model))
+    with torch.no_grad():
+        other.model.norm.weight.mul_(1.5)
+    other.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    with pytest.raises(DataError, match="was trained on alice/base, and .*other is another model"):
+        load_model(str(tmp_path / "other"), adapter="alice/adapter")
