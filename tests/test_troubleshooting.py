@@ -1,0 +1,77 @@
+"""The messages that docs/troubleshooting.md quotes are those that are printed: provoked, or found in the source."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from laconic.cli import app
+from laconic.train.settings import load_settings, to_yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+QUOTED = dict(
+    re.findall(r"^```text title=(\S+)\n(.*?)\n```$", (ROOT / "docs/troubleshooting.md").read_text("utf-8"), re.M | re.S)
+)
+GRPO, DOT = "configs/methods/grpo.yaml", "configs/methods/dot.yaml"
+PROVOKED = {
+    "unknown-key": f"train {GRPO} optim.learning_rate=1e-5 --dry-run",
+    "no-file": "train my.yaml --dry-run",
+    "dot-group": f"train {DOT} truncation.alpha=3 rollout.group_size=8 --dry-run",
+    "updates": f"train {DOT} rollout.prompts_per_step=6 optim.updates_per_batch=4 --dry-run",
+    "positions": f"train {GRPO} rollout.max_completion=4096 --dry-run",
+    "other-settings": f"train {GRPO} name=made optim.lr=0.5",
+    "model-name": f"train {GRPO} model=tiny-thinkr --dry-run",
+    "offline": "eval Qwen/Qwen2.5-0.5B",
+    "no-adapter": "eval tiny-thinker --adapter own.jsonl",
+    "column": "eval tiny-thinker --task own.jsonl",
+    "unknown-task": "eval tiny-thinker --task nosuch",
+    "long-prompt": f"train {GRPO} rollout.max_prompt=4 steps=1",
+}
+
+
+def pieces(message: str) -> list[str]:
+    """What of a quoted message is fixed."""
+    return [piece.strip() for piece in message.removeprefix("error: ").split("...") if piece.strip(" ;,()'")]
+
+
+@pytest.mark.parametrize("title", PROVOKED)
+def test_the_command_prints_the_message(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    Path("own.jsonl").write_text('{"question": "1+1=", "answer": "2"}\n')
+    made = Path("runs/made")
+    made.mkdir(parents=True)
+    (made / "config.yaml").write_text(to_yaml(load_settings(GRPO, ["name=made"])))
+    (made / "metrics.jsonl").write_text("")
+    result = CliRunner().invoke(app, PROVOKED[title].split())
+    assert result.exit_code in (1, 2)
+    printed, at = " ".join(result.stderr.split()), 0
+    for piece in pieces(QUOTED[title]):
+        found = printed.find(piece, at)
+        assert found >= 0, f"{piece!r} is not in what was printed: {printed}"
+        at = found + len(piece)
+
+
+@pytest.mark.parametrize("title", sorted(set(QUOTED) - set(PROVOKED)))
+def test_the_source_has_the_message(title: str) -> None:
+    wanted = pieces(QUOTED[title])
+    assert any(all(piece in template for piece in wanted) for template in templates()), f"no message has {wanted}"
+
+
+def test_every_provoked_message_is_quoted() -> None:
+    assert set(PROVOKED) <= set(QUOTED)
+
+
+def templates() -> list[str]:
+    """Texts of the package, with ``\\0`` for every value, in the order of the source."""
+    found = []
+    for path in [*(ROOT / "train").rglob("*.py"), *(ROOT / "eval").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                found.append("".join(map(str, parts)))
+    return found
