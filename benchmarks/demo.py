@@ -24,8 +24,12 @@ from laconic.demo import run_demo
 from laconic.eval.paired import compare_runs
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ["demo.py", "configs/quickstart.yaml", "train/*.py", "train/truncation/*.py", "train/credit/grpo.py"]
-SOURCES += ["train/objectives/clip.py", "train/thinker/weights/model.safetensors", "rollout/**/*.py", "eval/paired.py"]
+SOURCES = ["demo.py", "configs/quickstart.yaml", "train/thinker/weights/model.safetensors", "eval/paired.py"]
+SOURCES += [f"train/{name}.py" for name in ("trainer", "experience", "rows", "packed", "forward", "trl_config")]
+SOURCES += ["train/truncation/dot.py", "train/credit/grpo.py", "train/objectives/clip.py", "train/samplers/uniform.py"]
+SOURCES += [f"rollout/{name}.py" for name in ("scheduler", "records", "noise", "drivers/flat")]
+SOURCES += [f"rollout/engines/{name}.py" for name in ("transformers", "slots", "rows", "sampling")]
+"""What decides the figures."""
 COMMAND = "python benchmarks/demo.py"
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
+from typer.testing import CliRunner
 
+from laconic.cli import app
+from laconic.rewards.pool import VerifierPool
+from laconic.rewards.verdict import Judgement, Verdict
 from laconic.train import doctor
-from laconic.train.doctor import TESTED, check_agreement, check_version, examine, largest_difference
+from laconic.train.doctor import OPTIONAL, TESTED, check_agreement, check_version, examine, largest_difference
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +35,8 @@ def random_model(tied: bool) -> Qwen2ForCausalLM:
 def test_the_tested_versions_are_those_of_the_constraints_file():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = dict(line.split("==") for line in lines if "==" in line)
-    assert {name: pinned[name] for name in TESTED} == TESTED
+    tested = TESTED | OPTIONAL
+    assert {name: pinned[name] for name in tested} == tested
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -63,3 +73,76 @@ def test_a_check_that_breaks_is_a_failed_check_and_the_others_still_run(monkeypa
     checks = {check.name: check for check in examine()}
     assert (checks["disk"].passed, checks["disk"].detail) == (False, "the disk is gone")
     assert checks["verifiers"].passed and checks["memory"].detail
+
+
+def test_an_optional_package_is_looked_at_where_it_is_installed_and_its_tested_version_is_named(monkeypatch):
+    there = {"deepspeed": "0.18.0", **TESTED}
+
+    def version(name: str) -> str:
+        if name not in there:
+            raise PackageNotFoundError(name)
+        return there[name]
+
+    monkeypatch.setattr(doctor, "version", version)
+    for look in ("check_devices", "check_verifiers", "check_model", "check_agreement", "check_disk", "check_memory"):
+        monkeypatch.setattr(doctor, look, lambda *_: doctor.Check("x", True, ""))
+    checks = {check.name: check for check in examine()}
+    assert checks["deepspeed"] == doctor.Check("deepspeed", True, "0.18.0 (tested with 0.19.8)")
+    assert checks["torch"].detail == TESTED["torch"] and "vllm" not in checks
+
+
+@pytest.mark.parametrize("always", [Verdict.RIGHT, Verdict.WRONG])
+def test_a_verifier_that_misjudges_a_pair_is_named_with_the_pair(monkeypatch, always):
+    monkeypatch.setattr(VerifierPool, "judge", lambda pool, items: [Judgement(always) for _ in items])
+    check = doctor.check_verifiers()
+    shown = "3</think>3" if always is Verdict.WRONG else "4</think>4"
+    assert not check.passed and f"{shown}' as {always}, but with gold '3' it is" in check.detail
+    assert "exact judges" in check.detail and "math-verify" in check.detail
+
+
+def test_more_threads_than_cores_are_found(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    check = doctor.check_devices()
+    assert not check.passed and "16 threads of torch on 2 usable cores; set OMP_NUM_THREADS=2" in check.detail
+
+
+def test_gpus_are_listed_with_their_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    card = SimpleNamespace(name="a card", total_memory=80e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    assert doctor.check_devices().detail == "a card (80 GB), a card (80 GB)"
+
+
+def test_little_disk_and_little_memory_fail_and_say_how_much_is_needed(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1.25e9))
+    disk = doctor.check_disk()
+    assert not disk.passed and disk.detail.startswith("1.2 GB free in") and "a run needs 5; free some" in disk.detail
+    monkeypatch.setattr(Path, "read_text", lambda path: "MemTotal: 9000000 kB\nMemAvailable: 1000000 kB")
+    memory = doctor.check_memory()
+    assert not memory.passed and memory.detail.startswith("1.0 GB available, but the demo needs 4")
+
+
+def test_a_model_folder_without_weights_is_a_failed_check(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setitem(doctor.PACKAGED, "tiny-thinker", tmp_path)
+    monkeypatch.setattr(doctor, "check_verifiers", lambda: doctor.Check("verifiers", True, ""))
+    checks = {check.name: check for check in examine()}
+    for name in ("tiny thinker", "engine agrees with trainer, tied head"):
+        assert not checks[name].passed and str(tmp_path) in checks[name].detail
+    assert checks["engine agrees with trainer, untied head"].passed
+
+
+def test_the_command_fails_with_a_check_and_prints_all_of_them_as_json(monkeypatch):
+    found = [doctor.Check("disk", False, "1.0 GB free"), doctor.Check("memory", True, "9.0 GB available")]
+    monkeypatch.setattr(doctor, "examine", lambda: found)
+    answer = CliRunner().invoke(app, ["doctor", "--json"])
+    assert (answer.exit_code, json.loads(answer.stdout)) == (1, [vars(check) for check in found])
+    answer = CliRunner().invoke(app, ["doctor"])
+    assert (
+        answer.exit_code == 1 and "FAIL disk: 1.0 GB free" in answer.stdout and "1 of 2 checks failed" in answer.stdout
+    )
+    monkeypatch.setattr(doctor, "examine", lambda: found[1:])
+    assert CliRunner().invoke(app, ["doctor", "--json"]).exit_code == 0
