@@ -54,9 +54,10 @@ class DelethinkDriver:
                 raise ConfigError(f"{where}.{key} is {getattr(self, key)} but must be at least {limit}; raise it")
         if self.carry >= self.chunk and self.max_chunks > 1:
             raise ConfigError(
-                f"a carry of {self.head} head + {self.tail} tail = {self.carry} tokens leaves {self.chunk} - {self.carry} "
-                f"= {self.chunk - self.carry} of each later chunk to think in; lower rollout.driver.head or tail to "
-                f"{self.chunk - 1} tokens together or less, or raise rollout.driver.chunk"
+                f"a carry of {self.head} head + {self.tail} tail = {self.carry} tokens leaves "
+                f"{self.chunk} - {self.carry} = {self.chunk - self.carry} of each later chunk to think in; lower "
+                f"rollout.driver.head or tail to {self.chunk - 1} tokens together or less, or raise "
+                "rollout.driver.chunk"
             )
         if self.longest_trace > self.max_completion:
             raise ConfigError(

@@ -4,10 +4,10 @@
     prompt ── <history> s1 </history> ── thought ── <summary> s2 </summary>
     prompt ── <history> s2 </history> ── thought ── answer
 
-A round stops at the token that closes a summary and is then followed by another; one that ends by itself (EOS) holds the
-answer. The carry differs from Delethink's in that the model writes it: a summary is trained where it was sampled and is
-context where it is copied. A trajectory that never answers (its last round ends on a summary, or on one that it did not
-open) counts as truncated. All rounds of a trajectory share one advantage.
+A round stops at the token that closes a summary and is then followed by another; one that ends by itself (EOS) holds
+the answer. The carry differs from Delethink's in that the model writes it: a summary is trained where it was sampled
+and is context where it is copied. A trajectory that never answers (its last round ends on a summary, or on one that it
+did not open) counts as truncated. All rounds of a trajectory share one advantage.
 
 Sources: InftyThink, arXiv 2503.06692; its training by reinforcement learning, arXiv 2602.06960.
 """
