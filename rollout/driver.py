@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import groupby
+from typing import Any, Protocol
 
 import numpy as np
 
 from .engines.protocol import Sampling
-from .records import Group, Ids, Origin, Segment, Stop
+from .records import Group, Ids, Kind, Origin, Segment, Stop
+
+Piece = Origin | Ids
+"""Something put into a context without sampling it: a stretch of a closed segment, or tokens of the driver's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +31,41 @@ class CallSpec:
     """Tokens inserted before decoding; they become a ``FORCED`` segment of their own."""
     priority: int = 0
     """Smaller is sooner."""
-    copies: tuple[Origin, ...] = ()
-    """Stretches of closed segments sent again before ``forced``; together they become one ``CONTEXT_COPY`` segment."""
+    copies: tuple[Piece, ...] = ()
+    """Stretches of closed segments, and tokens between them, sent before ``forced``; see :func:`insert`."""
     at_limit: Stop = Stop.LENGTH
     """What reaching ``max_tokens`` means: the completion cap (``LENGTH``) or a limit of the driver's (``BUDGET``)."""
+
+
+def insert(segments: list[Segment], parent: int, kept: int, pieces: Sequence[Piece], version: int) -> tuple[int, int]:
+    """Append ``pieces`` after the first ``kept`` tokens of ``parent``; returns what then to continue, and from where.
+
+    Neighbouring stretches become one ``CONTEXT_COPY`` segment, neighbouring tokens one ``FORCED`` segment.
+    """
+    filled = [piece for piece in pieces if isinstance(piece, Origin) or len(piece)]
+    for copied, run in groupby(filled, lambda piece: isinstance(piece, Origin)):
+        some = tuple(run)
+        parts = [segments[p.segment].ids[p.start : p.stop] if isinstance(p, Origin) else p for p in some]
+        ids = np.concatenate(parts).astype(np.int32)
+        segments.append(
+            Segment(
+                id=len(segments),
+                parent=parent,
+                parent_off=kept,
+                kind=Kind.CONTEXT_COPY if copied else Kind.FORCED,
+                ids=ids,
+                logp=np.full(len(ids), np.nan, np.float32),
+                origin=tuple(piece for piece in some if isinstance(piece, Origin)),
+                policy_version=version,
+            )
+        )
+        parent, kept = len(segments) - 1, len(ids)
+    return parent, kept
+
+
+def shared(default: Any) -> Any:
+    """A field of a driver that the configuration's section around it sets for every driver, such as ``group_size``."""
+    return field(default=default, metadata={"shared": True})
 
 
 class RolloutDriver(Protocol):

@@ -159,6 +159,15 @@ class Group:
         """Sampled tokens on the leaf's path: the length that rewards, penalties and logs mean."""
         return sum(kept for piece, kept in self.path(leaf.segment) if piece.kind is Kind.SAMPLED)
 
+    def trained_tokens(self, rollout: Rollout) -> int:
+        """Sampled tokens above any leaf of the rollout, each counted once: its length for rewards and normalizers."""
+        kept: dict[int, int] = {}
+        for leaf in rollout.leaves:
+            for segment, count in self.path(self.leaves[leaf].segment):
+                if segment.kind is Kind.SAMPLED:
+                    kept[segment.id] = max(count, kept.get(segment.id, 0))
+        return sum(kept.values())
+
     def truncated(self, leaf: Leaf) -> bool:
         """Whether the leaf ran into the completion cap."""
         return self.segments[leaf.segment].stop is Stop.LENGTH

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import RunError
-from .driver import CallSpec, RolloutDriver
+from .driver import CallSpec, RolloutDriver, insert
 from .engines.protocol import Completion, Engine, NoiseKey, Request
-from .records import Group, Ids, Kind, Segment, Stop
+from .records import Group, Kind, Segment, Stop
 
 Progress = Callable[[int, int], None]
 """Called after an engine step in which calls ended: (tokens decoded by them, groups that became complete)."""
@@ -117,20 +117,7 @@ class _Run:
     def _open_segments(self, open_group: _Open, spec: CallSpec) -> int:
         """Append the copy, the forced tokens and the empty sampled segment of a call; returns the last one's id."""
         segments, version = open_group.segments, self.engine.policy_version
-        parent, kept = spec.parent, spec.parent_off
-        inserted: list[tuple[Kind, Ids]] = []
-        if spec.copies:
-            pieces = [segments[origin.segment].ids[origin.start : origin.stop] for origin in spec.copies]
-            inserted.append((Kind.CONTEXT_COPY, np.concatenate(pieces)))
-        if len(spec.forced):
-            inserted.append((Kind.FORCED, np.asarray(spec.forced, np.int32)))
-        for kind, ids in inserted:
-            origin = spec.copies if kind is Kind.CONTEXT_COPY else ()
-            logp = np.full(len(ids), np.nan, np.float32)
-            segments.append(
-                Segment(len(segments), parent, kept, kind, ids, logp, origin=origin, policy_version=version)
-            )
-            parent, kept = len(segments) - 1, len(ids)
+        parent, kept = insert(segments, spec.parent, spec.parent_off, (*spec.copies, spec.forced), version)
         empty = Segment(len(segments), parent, kept, Kind.SAMPLED, np.empty(0, np.int32), np.empty(0, np.float32))
         segments.append(empty)
         return empty.id
@@ -149,7 +136,7 @@ class _Run:
                     max_tokens=spec.max_tokens,
                     sampling=spec.sampling,
                     noise=NoiseKey(self.seed, self.step, open_group.group.id, spec.leaf),
-                    position=len(context) - len(open_group.segments[0]),
+                    position=max(len(context) - len(open_group.segments[0]), 0),
                     stop_ids=spec.stop_ids,
                 )
             )

@@ -110,13 +110,11 @@ def _check_ranges(settings: Settings) -> None:
 
 
 def _check_names(settings: Settings) -> None:
-    engine, driver = settings.rollout.engine, settings.rollout.driver
+    engine = settings.rollout.engine
     if engine not in ENGINES and ":" not in engine:
         raise ConfigError(
             f"rollout.engine {engine!r} is unknown; known: {', '.join(sorted(ENGINES))}; or give 'module:Class'"
         )
-    if driver not in DRIVERS:
-        raise ConfigError(f"rollout.driver {driver!r} is unknown; known: {', '.join(sorted(DRIVERS))}")
     if settings.task.file:
         resolve_verifier(settings.task.verifier)
 
@@ -152,12 +150,13 @@ def _check_updates(settings: Settings) -> None:
 
 def _check_lengths(settings: Settings, config: Config | None) -> None:
     rollout, limit = settings.rollout, positions(config)
-    row = rollout.max_prompt + rollout.max_completion
+    row = rollout.longest_context
     if limit and row > limit:
+        longest = row - rollout.max_prompt
+        what = "rollout.max_completion" if longest == rollout.max_completion else "the driver's longest context"
         raise ConfigError(
-            f"rollout.max_prompt {rollout.max_prompt} + rollout.max_completion {rollout.max_completion} = {row} "
-            f"tokens, but {settings.model} has {limit} positions; lower rollout.max_completion to "
-            f"{max(1, limit - rollout.max_prompt)} or rollout.max_prompt"
+            f"rollout.max_prompt {rollout.max_prompt} + {what} {longest} = {row} tokens, but {settings.model} has "
+            f"{limit} positions; lower {what} to {max(1, limit - rollout.max_prompt)} or rollout.max_prompt"
         )
     margin = getattr(settings.truncation, "margin", 0)
     if margin >= rollout.max_completion:
@@ -168,6 +167,12 @@ def _check_lengths(settings: Settings, config: Config | None) -> None:
 
 
 def _check_effects(settings: Settings) -> None:
+    driver = name_of(settings.rollout.driver, DRIVERS)
+    if driver != "flat" and _id(settings, "truncation") == "dot":
+        raise ConfigError(
+            f"truncation dot compares whole answers, but rollout.driver {driver} shares their tokens or cuts them into "
+            "parts; set truncation.name=none, or rollout.driver.name=flat"
+        )
     check = getattr(settings.objective, "check", None)
     if check is not None:
         check(settings.optim.updates_per_batch, settings.optim.epochs)

@@ -30,7 +30,7 @@ class MemoryEstimate:
     - weights P b, gradients P b, Adam 2 P b, reference P b (only with a KL term);
     - with LoRA of A trained numbers (r times inputs and outputs of each matrix): weights P c + A b with c bytes of a
       frozen weight (``adapter.dtype``), gradients A b, Adam 2 A b, no reference;
-    - key-value cache: live sequences * (max_prompt + max_completion) * 2 n k b, the worst case;
+    - key-value cache: live sequences * (longest context) * 2 n k b, the worst case;
     - activations: M * n * (6 h + 2 q + 2 k + 4 I) * a; with gradient checkpointing M * (n h + one layer's) * a;
     - log-prob head: logits and their gradient in float32 for one chunk of at most 1,024 tokens, 8 * 1,024 * V.
 
@@ -60,7 +60,7 @@ def derive(settings: Settings, config: Config | None) -> list[str]:
     ranks = world_size()
     sampled = prompts_sampled(settings)
     rollouts = sampled * rollout.group_size
-    row = rollout.max_prompt + rollout.max_completion
+    row = rollout.longest_context
     groups = rollout.prompts_per_step // optim.updates_per_batch
     updates = optim.updates_per_batch * optim.epochs
     rows = groups * rollout.group_size
@@ -73,7 +73,7 @@ def derive(settings: Settings, config: Config | None) -> list[str]:
         f"{_plural_count(updates, 'update')} per step ({_times(optim.updates_per_batch, optim.epochs)}): "
         f"{groups} {_plural('prompt', groups)} = {rows:,} rows each, in at most "
         f"{micro_batches:,} micro-batches of {optim.micro_batch_tokens:,} tokens" + (" on each rank" * (ranks > 1)),
-        f"longest row {rollout.max_prompt:,} + {rollout.max_completion:,} = {row:,} tokens"
+        f"longest row {rollout.max_prompt:,} + {row - rollout.max_prompt:,} = {row:,} tokens"
         + (f" of the model's {positions(config):,} positions" if positions(config) else ""),
         f"{settings.steps:,} steps: {settings.steps * updates:,} updates, at most {settings.steps * rollouts:,} "
         f"rollouts and {settings.steps * rollouts * rollout.max_completion:,} sampled tokens",
@@ -96,7 +96,7 @@ def derive(settings: Settings, config: Config | None) -> list[str]:
 def estimate_memory(settings: Settings, spec: ModelSpec, activation_width: int) -> MemoryEstimate:
     """The parts of one rank's peak for activations of so many bytes; formula: :class:`MemoryEstimate`."""
     rollout, optim = settings.rollout, settings.optim
-    row = rollout.max_prompt + rollout.max_completion
+    row = rollout.longest_context
     tokens = max(optim.micro_batch_tokens, row)
     live = min(rollout.max_live, math.ceil(prompts_sampled(settings) / world_size()) * rollout.group_size)
     queries, keys = spec.q_heads * spec.head_dim, spec.kv_heads * spec.head_dim

@@ -25,7 +25,7 @@ from ..eval.thinking import response_text
 from ..rewards.filters import signal
 from ..rewards.verdict import Item, Judgement, Verdict
 from ..rewards.verifiers.answer_part import THINK
-from ..rollout.records import Group, Kind
+from ..rollout.records import Group
 
 MOST_FAILURES = 0.5
 """Share of the answers it has looked at on which a verifier may crash or run out of time before a run stops ..."""
@@ -56,7 +56,7 @@ class Experience:
 
     @property
     def length_N(self) -> NDArray[np.int64]:
-        return np.array([_length(group, rollout) for group in self.groups for rollout in group.rollouts], np.int64)
+        return np.array([group.trained_tokens(r) for group in self.groups for r in group.rollouts], np.int64)
 
     @property
     def truncated_N(self) -> NDArray[np.bool_]:
@@ -143,16 +143,6 @@ def credit(experience: Experience, method: Any) -> Experience:
     """One advantage per rollout."""
     assert experience.reward_N is not None
     return replace(experience, advantage_N=method(experience.reward_N, experience.group_N))
-
-
-def _length(group: Group, rollout: Any) -> int:
-    """Sampled tokens above any leaf of the rollout, each counted once."""
-    kept: dict[int, int] = {}
-    for leaf in rollout.leaves:
-        for segment, count in group.path(group.leaves[leaf].segment):
-            if segment.kind is Kind.SAMPLED:
-                kept[segment.id] = max(count, kept.get(segment.id, 0))
-    return sum(kept.values())
 
 
 def _item(group: Group, leaf: int, problems: Mapping[str, Problem], tokenizer: PreTrainedTokenizerBase) -> Item:

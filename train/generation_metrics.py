@@ -22,6 +22,7 @@ from ..rewards.filters import frac_all_right, frac_all_wrong, signal
 from ..rewards.shaping.checks import correct_dominance, length_only_signal
 from ..rewards.verdict import Verdict
 from ..rollout.records import Cost, Stop
+from ..rollout.savings import critical_tokens, token_saving, trajectory_tokens
 from .experience import Experience, failed_share
 
 
@@ -32,6 +33,10 @@ class Facts:
     prompts: dict[int, bytes]
     """Group id -> the bytes of its prompt's token ids."""
     cost: Cost
+    trajectory: int
+    """T_traj, summed over groups."""
+    critical: int
+    """T_crit, summed over groups."""
     group_N: NDArray[np.int64]
     """Group ids."""
     right_N: NDArray[np.bool_]
@@ -66,6 +71,8 @@ def facts_of(experience: Experience) -> Facts:
     return Facts(
         prompts={group.id: group.segments[0].ids.tobytes() for group in groups},
         cost=sum((group.cost for group in groups), Cost()),
+        trajectory=sum(map(trajectory_tokens, groups)),
+        critical=sum(map(critical_tokens, groups)),
         group_N=np.array([group.id for group in groups for _ in group.rollouts], np.int64),
         right_N=experience.right_N,
         length_N=experience.length_N,
@@ -86,14 +93,23 @@ def merge(parts: Sequence[Facts]) -> Facts:
     return Facts(
         prompts=dict(sorted(prompts.items())),
         cost=sum((part.cost for part in parts), Cost()),
+        trajectory=sum(part.trajectory for part in parts),
+        critical=sum(part.critical for part in parts),
         **{name: column[order] for name, column in columns.items()},
     )
 
 
 def outcome_metrics(sampled: Facts) -> dict[str, float]:
-    """Outcomes and lengths, before truncation and filters."""
+    """What was sampled, before truncation and filters: its cost, outcomes and lengths."""
     right_N, length_N, group_N = sampled.right_N, sampled.length_N, sampled.group_N
     return {
+        "tokens/decoded": sampled.cost.decoded,
+        "tokens/prefilled": sampled.cost.prefilled,
+        "tokens/cached": sampled.cost.cached,
+        "tokens/kv_read": sampled.cost.kv_read,
+        "tokens/trajectories": sampled.trajectory,
+        "tokens/critical": sampled.critical,
+        "tokens/saved": token_saving(sampled.cost.decoded, sampled.trajectory),
         "outcome/accuracy": float(right_N.mean()),
         "outcome/unreadable": float((sampled.verdict_N == str(Verdict.UNREADABLE)).mean()),
         "outcome/verifier_failed": failed_share(sampled.verdict_N),
@@ -109,11 +125,8 @@ def outcome_metrics(sampled: Facts) -> dict[str, float]:
 
 
 def training_metrics(sampled: Facts, kept: Facts) -> dict[str, Any]:
-    """What a generation cost, and what of it is trained on: ``sampled`` is after truncation, ``kept`` has credit."""
+    """What of a generation is trained on: ``sampled`` is after truncation, ``kept`` has credit."""
     return {
-        "tokens/decoded": sampled.cost.decoded,
-        "tokens/prefilled": sampled.cost.prefilled,
-        "tokens/kv_read": sampled.cost.kv_read,
         "groups/sampled": len(sampled.prompts),
         "groups/kept": len(kept.prompts),
         "groups/with_signal": len(np.unique(kept.group_N[kept.advantage_N != 0])),

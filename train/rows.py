@@ -1,7 +1,8 @@
 """From groups to the rows of one update, and from rows to packs that fit a micro-batch.
 
 A row is the path from the prompt to one leaf. Its sampled tokens are trained; the prompt, inserted and copied tokens
-are context. The loss of an update is the sum over all rows and tokens of
+are context. A rollout of several leaves (chunks of one thought, threads) trains each of its tokens once, in the first
+row that holds it. The loss of an update is the sum over all rows and tokens of
 
     row weight * (terms of the token)
 
@@ -12,8 +13,8 @@ the whole update and L trained tokens in a rollout:
     token_mean  1 / (sum of all L)         each token weighs the same       trl's "dapo"
     constant    1 / (N * max_completion)   no division by a length          trl's "dr_grpo"
 
-N and L count every rollout of the update, those left out for lack of an advantage included. A rollout of several
-leaves shares its L among its rows. Prompts shared by rows are repeated in each.
+N and L count every rollout of the update, those left out for lack of an advantage included. L is the rollout's, never
+the row's, however many rows it has. What rows share is repeated in each.
 
 Source of the normalizers: trl 1.16 ``GRPOTrainer._compute_loss``.
 """
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError
-from ..rollout.records import Group, Kind
+from ..rollout.records import Group, Kind, Rollout, Segment
 from .packed import F32, I64, PackedBatch
 
 # Shapes: N rollouts of the update, T tokens of a row
@@ -72,7 +73,7 @@ class Totals:
 
 def totals_of(groups: Sequence[Group]) -> Totals:
     """Rollouts and trained tokens of some groups."""
-    lengths = [length for group in groups for _, length in _rollouts(group)]
+    lengths = [group.trained_tokens(rollout) for group in groups for rollout in group.rollouts]
     return Totals(len(lengths), sum(lengths))
 
 
@@ -99,7 +100,7 @@ def flatten(
         DataError: advantages that are not finite or do not match the rollouts, or a sampled token without a context.
     """
     advantage = np.asarray(advantage_N, np.float64)
-    rollouts = [(group, leaves, length) for group in groups for leaves, length in _rollouts(group)]
+    rollouts = [(group, rollout) for group in groups for rollout in group.rollouts]
     if advantage.shape != (len(rollouts),) or not np.isfinite(advantage).all():
         raise DataError(
             f"there are {len(rollouts)} rollouts, but the advantages have shape {advantage.shape} and "
@@ -107,10 +108,11 @@ def flatten(
         )
     totals = totals or totals_of(groups)
     rows = []
-    for (group, leaves, length), value in zip(rollouts, advantage.tolist(), strict=True):
+    for (group, rollout), value in zip(rollouts, advantage.tolist(), strict=True):
+        length = group.trained_tokens(rollout)
         if length and (keep_all or value):
             weight = _row_weight(normalizer, totals, length, max_completion)
-            rows += [_row(group, leaf, weight, value) for leaf in leaves]
+            rows += _rows(group, rollout, weight, value)
     return rows
 
 
@@ -130,12 +132,6 @@ def to_packs(rows: Sequence[Row], micro_batch_tokens: int) -> list[PackedBatch]:
     return [_pack(pack) for pack in packs]
 
 
-def _rollouts(group: Group) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Leaves and trained tokens of each rollout."""
-    for rollout in group.rollouts:
-        yield rollout.leaves, sum(group.trained_length(group.leaves[leaf]) for leaf in rollout.leaves)
-
-
 def _row_weight(normalizer: Normalizer, totals: Totals, length: int, max_completion: int) -> float:
     if normalizer == "row_mean":
         return 1 / (totals.rollouts * length)
@@ -144,18 +140,29 @@ def _row_weight(normalizer: Normalizer, totals: Totals, length: int, max_complet
     return 1 / (totals.rollouts * max_completion)
 
 
-def _row(group: Group, leaf: int, weight: float, advantage: float) -> Row:
-    path = group.path(group.leaves[leaf].segment)
-    logp = np.concatenate(
-        [s.logp[:kept] if s.kind is Kind.SAMPLED else np.full(kept, np.nan, np.float32) for s, kept in path]
-    )
-    ids = np.concatenate([segment.ids[:kept] for segment, kept in path]).astype(np.int64)
-    if np.isfinite(logp[:1]).any():
-        raise DataError(
-            f"group {group.id} has an empty prompt, so its first sampled token follows nothing and has no log-prob; "
-            "give every prompt at least one token"
-        )
-    return Row(ids, logp.astype(np.float32), weight, advantage, group.id)
+def _rows(group: Group, rollout: Rollout, weight: float, advantage: float) -> Iterator[Row]:
+    """One row per leaf, without those that have nothing left to train."""
+    counted: dict[int, int] = {}
+    for leaf in rollout.leaves:
+        path = group.path(group.leaves[leaf].segment)
+        logp = np.concatenate([_trained_logp(segment, counted.get(segment.id, 0), kept) for segment, kept in path])
+        counted |= {segment.id: max(kept, counted.get(segment.id, 0)) for segment, kept in path}
+        if np.isfinite(logp[:1]).any():
+            raise DataError(
+                f"group {group.id} has an empty prompt, so its first sampled token follows nothing and has no "
+                "log-prob; give every prompt at least one token"
+            )
+        if np.isfinite(logp).any():
+            ids = np.concatenate([segment.ids[:kept] for segment, kept in path]).astype(np.int64)
+            yield Row(ids, logp, weight, advantage, group.id)
+
+
+def _trained_logp(segment: Segment, start: int, stop: int) -> F32:
+    """Behaviour log-probs of the first ``stop`` tokens; NaN before ``start`` and where nothing was sampled."""
+    logp = np.full(stop, np.nan, np.float32)
+    if segment.kind is Kind.SAMPLED:
+        logp[start:] = segment.logp[start:stop]
+    return logp
 
 
 def _pack(rows: Sequence[Row]) -> PackedBatch:

@@ -104,7 +104,7 @@ def engine_maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Call
         model,
         [tokenizer.eos_token_id],
         max_live=rollout.max_live,
-        max_context=rollout.max_prompt + rollout.max_completion,
+        max_context=rollout.longest_context,
         allowed_vocab=sampled_words(model, tokenizer),
     )
 

@@ -9,7 +9,7 @@ work, ``derived.py`` says what follows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ import yaml
 from ..eval.settings import EvalConfig
 from ..eval.tasks.settings import TaskSettings
 from ..rewards.shaping import SHAPINGS
+from ..rollout.drivers import DRIVERS
+from ..rollout.engines.protocol import Sampling
 from .adapter import ADAPTERS
 from .credit import CREDITS
 from .objectives import OBJECTIVES
@@ -34,7 +36,7 @@ class RolloutSettings:
 
     engine: str = "transformers"
     """What decodes: ``transformers`` runs in the trainer's process and shares its weights; or ``module:Class``."""
-    driver: Literal["flat"] = "flat"
+    driver: Any = choice(DRIVERS, "flat")
     """The shape of a group: ``flat`` samples ``group_size`` independent answers."""
     prompts_per_step: int = 8
     """Prompts whose groups make one generation (more are sampled when the sampler oversamples)."""
@@ -48,6 +50,18 @@ class RolloutSettings:
     """Of the sampling distribution, and of the log-probs in the loss."""
     max_live: int = 256
     """Sequences decoded at the same time; bounds the key-value cache."""
+
+    def __post_init__(self) -> None:
+        """Give the driver what it shares with this section."""
+        own = vars(self) | {"sampling": Sampling(self.temperature)}
+        taken = {f.name: own[f.name] for f in fields(self.driver) if f.metadata.get("shared") and f.name in own}
+        object.__setattr__(self, "driver", replace(self.driver, **taken))
+
+    @property
+    def longest_context(self) -> int:
+        """Most tokens that one sequence of the engine, and one row of the training, can have."""
+        longest: int = getattr(self.driver, "longest_context", self.max_completion)
+        return self.max_prompt + longest
 
 
 @dataclass(frozen=True)

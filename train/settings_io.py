@@ -2,7 +2,9 @@
 
 Rules. The dataclass owns the defaults, so a file holds only what differs. A key no dataclass knows is an error with
 the nearest known name. A section whose field was made by :func:`choice` is a tagged union: its key ``name`` picks the
-dataclass from a table, or ``module:Class`` imports one. ``build(type(x), dump(x)) == x`` for every settings object.
+dataclass from a table, or ``module:Class`` imports one. Its fields marked ``shared`` take the value that the section
+around it has under the same name, and are not keys of their own. ``build(type(x), dump(x)) == x`` for every settings
+object.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, field, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from importlib import import_module
@@ -118,8 +120,10 @@ _StrictLoader.add_implicit_resolver(
 # plain data -> dataclass
 
 
-def build(cls: type[T], tree: Any, where: str = "") -> T:
+def build(cls: type[T], tree: Any, where: str = "", given: Tree | None = None) -> T:
     """An instance of the dataclass ``cls`` from plain data; ``where`` is its dotted path, for messages.
+
+    ``given`` are the values of its shared fields.
 
     Raises:
         ConfigError: unknown or missing key, wrong type, or a value the dataclass itself refuses.
@@ -127,24 +131,30 @@ def build(cls: type[T], tree: Any, where: str = "") -> T:
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{where or 'the configuration'} must be a section of keys, got {tree!r}")
     hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in fields(cls) if f.init}  # type: ignore[arg-type]
+    known = {f.name: f for f in _own_fields(cls)}
     for key in tree:
         if key not in known:
             raise ConfigError(
                 f"unknown key {_join(where, key)!r}{_nearest(key, known, where)}; "
                 f"known here: {', '.join(known) or '(no options)'}"
             )
-    values = {}
+    values: Tree = {}
     for name, spec in known.items():
         path = _join(where, name)
+        if "table" in spec.metadata:
+            continue
         if name in tree:
-            table = spec.metadata.get("table")
-            if table is None:
-                values[name] = _cast(tree[name], hints[name], path)
-            else:
-                values[name] = _pick(tree[name], table, spec.metadata["default"], path)
-        elif spec.default is MISSING and spec.default_factory is MISSING:
+            values[name] = _cast(tree[name], hints[name], path)
+        elif spec.default is not MISSING:
+            values[name] = spec.default
+        elif spec.default_factory is MISSING:
             raise ConfigError(f"{path} is missing; add the line '{name}: ...' or give {path}=... on the command line")
+    around = dict(values)  # what a member of a union may share
+    for name, spec in known.items():
+        if "table" in spec.metadata:
+            default = spec.metadata["default"]
+            values[name] = _pick(tree.get(name, default), spec.metadata["table"], default, _join(where, name), around)
+    values |= given or {}
     try:
         return cls(**values)
     except ConfigError:
@@ -153,13 +163,19 @@ def build(cls: type[T], tree: Any, where: str = "") -> T:
         raise ConfigError(f"{where or 'the configuration'}: {error}") from error
 
 
-def _pick(value: Any, table: Mapping[str, type], default: str, where: str) -> Any:
+def _own_fields(cls: Any) -> list[Field[Any]]:
+    """The fields that are keys of a configuration."""
+    return [spec for spec in fields(cls) if spec.init and not spec.metadata.get("shared")]
+
+
+def _pick(value: Any, table: Mapping[str, type], default: str, where: str, around: Tree) -> Any:
     """A section without ``name`` sets options of the default method."""
     options = {"name": value} if isinstance(value, str) else value
     if not isinstance(options, Mapping) or not isinstance(options.get("name", default), str):
         raise ConfigError(f"{where} must be a section with a name out of {', '.join(sorted(table))}; got {value!r}")
     cls = resolve(options.get("name", default), table, where)
-    return build(cls, {key: option for key, option in options.items() if key != "name"}, where)
+    given = {spec.name: around[spec.name] for spec in fields(cls) if spec.metadata.get("shared") and spec.name in around}
+    return build(cls, {key: option for key, option in options.items() if key != "name"}, where, given)
 
 
 def _cast(value: Any, hint: Any, where: str) -> Any:
@@ -275,9 +291,7 @@ def _join(where: str, key: Any) -> str:
 def dump(settings: Any) -> Tree:
     """The resolved settings as plain data, every field spelled out; ``build`` reads it back equal."""
     tree: Tree = {}
-    for spec in fields(settings):
-        if not spec.init:
-            continue
+    for spec in _own_fields(settings):
         value = getattr(settings, spec.name)
         table = spec.metadata.get("table")
         tree[spec.name] = {"name": name_of(value, table), **dump(value)} if table is not None else plain(value)

@@ -32,8 +32,8 @@ from trl import GRPOTrainer
 from ..errors import RunError
 from ..eval.tasks import Problem
 from ..kernels.logprob_head import add_logprob_head
-from ..rollout.drivers import FlatDriver
-from ..rollout.engines.protocol import Engine, Sampling
+from ..rollout.driver import RolloutDriver
+from ..rollout.engines.protocol import Engine
 from ..rollout.records import Group, prompt_group
 from ..rollout.scheduler import run_groups
 from .adapter import causal_lm, fingerprint
@@ -111,6 +111,8 @@ class LaconicTrainer(GRPOTrainer):
         for scored in (policy, *([] if self.ref_model is None else [self.accelerator.unwrap_model(self.ref_model)])):
             add_logprob_head(scored, settings.rollout.temperature, sampled_words(policy, tokenizer))
         self.engine = make_engine(policy)
+        driver = settings.rollout.driver
+        self.driver: RolloutDriver = driver.with_tokenizer(tokenizer) if hasattr(driver, "with_tokenizer") else driver
         self.sampler = settings.sampler.build(len(self.problems), settings.seed)
         self.metrics_log = MetricsLog(run_dir / "metrics.jsonl") if ranks.first else None
         self.stop_requested = False
@@ -173,8 +175,6 @@ class LaconicTrainer(GRPOTrainer):
 
     def _roll_out(self, indices: Sequence[int]) -> list[Group]:
         """Sample one group for each of this rank's share of these problems."""
-        rollout = self.settings.rollout
-        driver = FlatDriver(rollout.group_size, rollout.max_completion, Sampling(rollout.temperature))
         groups = [
             prompt_group(number, self.problems[index].id, self.prompts[index])
             for number, index in self.ranks.mine(indices)
@@ -189,7 +189,7 @@ class LaconicTrainer(GRPOTrainer):
 
         seed, finished = self.settings.seed, groups
         try:
-            finished = run_groups(driver, self.engine, groups, seed=seed, step=self.generation, progress=progress)
+            finished = run_groups(self.driver, self.engine, groups, seed=seed, step=self.generation, progress=progress)
         except Interrupted:
             assert self.stop_requested
         # A rank that had finished its rollouts when Ctrl-C came stops with the others.
@@ -216,6 +216,8 @@ class LaconicTrainer(GRPOTrainer):
                     totals=sum(self.ranks.gather(totals_of(chosen.groups)), Totals()),
                 )
                 updates.append(to_packs(rows, optim.micro_batch_tokens))
+        forward = sum(len(pack) for packs in updates for pack in packs)
+        self._generation_metrics["tokens/forward"] = sum(self.ranks.gather(forward))
         if objective.old == "recompute":
             device = self.accelerator.device
             with self._phase("old"), self.accelerator.autocast():

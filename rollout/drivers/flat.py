@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...errors import ConfigError
-from ..driver import CallSpec
+from ..driver import CallSpec, shared
 from ..engines.protocol import Sampling
 from ..records import Group, Kind, Leaf, Rollout, Segment
 
@@ -14,11 +14,11 @@ from ..records import Group, Kind, Leaf, Rollout, Segment
 class FlatDriver:
     """``group_size`` independent answers to each prompt."""
 
-    group_size: int = 16
+    group_size: int = shared(16)
     """Answers sampled for one prompt."""
-    max_completion: int = 640
+    max_completion: int = shared(640)
     """Longest answer in tokens; one that reaches it stops with ``Stop.LENGTH``."""
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Sampling = shared(Sampling())
     """Temperature, top-p and top-k of every answer."""
 
     def __post_init__(self) -> None:

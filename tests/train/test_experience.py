@@ -229,6 +229,15 @@ def test_metrics_of_a_generation() -> None:
     assert metrics["outcome/unreadable"] == metrics["outcome/verifier_failed"] == 0
 
 
+def test_metrics_of_what_sampling_cost() -> None:
+    metrics = outcome_metrics(facts_of(judged(OUTLIER, [Answer(10, right=False)] * 2)))
+    lengths = [answer.length for answer in OUTLIER]
+    assert {key.partition("/")[2]: value for key, value in metrics.items() if key.startswith("tokens/")} == {
+        "decoded": sum(lengths) + 20, "prefilled": 10, "cached": 0, "kv_read": 12600,
+        "trajectories": sum(lengths) + 20, "critical": max(lengths) + 10, "saved": 0.0,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("right", "missing"), [(True, "length/wrong"), (False, "length/right")])
 def test_the_length_of_answers_that_do_not_exist_is_not_a_number(right: bool, missing: str) -> None:
     metrics = outcome_metrics(facts_of(judged([Answer(3, right)] * 2)))
@@ -268,8 +277,7 @@ def test_metrics_of_what_is_trained_on() -> None:
     metrics = training_metrics(facts_of(sampled), facts_of(credit(shape(kept, NoShaping()), Grpo())))
     assert metrics.pop("prompt_ids_hash")
     assert metrics == {
-        "tokens/decoded": 2520, "tokens/prefilled": 10, "tokens/kv_read": 12600, "groups/sampled": 2, "groups/kept": 1,
-        "groups/with_signal": 1, "dot/cut": 1 / 18, "reward/mean": 15 / 16,
+        "groups/sampled": 2, "groups/kept": 1, "groups/with_signal": 1, "dot/cut": 1 / 18, "reward/mean": 15 / 16,
         "reward/wrong_above_right": 0.0, "reward/length_only_groups": 0.0,
     }  # fmt: skip
 

@@ -75,6 +75,19 @@ def test_a_rollout_of_several_rows_weighs_as_much_as_one_of_a_single_row():
     np.testing.assert_allclose([losses[0] + losses[1], losses[2]], [-0.5, 0.5], rtol=1e-12)
 
 
+def test_a_rollout_of_chunks_trains_each_token_once_with_its_own_length():
+    # The second leaf's path holds the first two tokens of the first one again, and continues them.
+    group = answers([4])
+    more = Segment(2, 1, 2, Kind.SAMPLED, np.array([50, 51], np.int32), np.full(2, -0.25, np.float32), Stop.EOS)
+    group = group.replace(
+        segments=(*group.segments, more), leaves=(Leaf(0, 1), Leaf(1, 2), Leaf(2, 2)), rollouts=(Rollout((0, 1, 2)),)
+    )
+    first, second = flatten([group], [1.0], normalizer="row_mean", max_completion=100)
+    assert first.trained.tolist() == [False] * 2 + [True] * 4
+    assert second.trained.tolist() == [False] * 4 + [True] * 2
+    assert first.weight == second.weight == 1 / 6
+
+
 def test_only_sampled_tokens_are_trained():
     group = answers([4])
     forced = Segment(2, 1, 3, Kind.FORCED, np.array([40, 41], np.int32), np.full(2, np.nan, np.float32))

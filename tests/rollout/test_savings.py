@@ -1,0 +1,74 @@
+"""Tokens that a tree saves: worked numbers and brute force over random trees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from laconic.rollout.records import Group, Kind, Leaf, Origin, Rollout, Segment, Stop, prompt_group
+from laconic.rollout.savings import critical_tokens, level_saving, parallel_saving, token_saving, trajectory_tokens
+
+
+def grow(*nodes: tuple) -> Group:
+    """Segments given as (parent, parent_off, kind, tokens[, origins]) below a prompt of two tokens."""
+    group = prompt_group(0, "p", [7, 8])
+    segments = list(group.segments)
+    for parent, offset, kind, tokens, *origin in nodes:
+        logp = np.full(tokens, -0.5 if kind is Kind.SAMPLED else np.nan, np.float32)
+        ids = np.zeros(tokens, np.int32)
+        origins = tuple(Origin(*one) for one in origin)
+        segments.append(Segment(len(segments), parent, offset, kind, ids, logp, Stop.EOS, origins))
+    return group.replace(segments=tuple(segments))
+
+
+@pytest.mark.parametrize(
+    ("widths", "saving"),
+    [
+        ((2, 4, 8), 0.41667),
+        ((2, 4, 8, *[16] * 11), 0.15179),
+        ((8, *[16] * 13), 0.03571),
+    ],
+)
+def test_worked_savings_of_level_trees(widths: tuple[int, ...], saving: float) -> None:
+    assert level_saving(widths) == pytest.approx(saving, abs=5e-6)
+
+
+def test_a_tree_counts_shared_tokens_once_for_each_leaf_below() -> None:
+    # 5 shared tokens, then branches of 3 and 4; the third answer splits off after 2 tokens of the shared ones.
+    group = grow((0, 2, Kind.SAMPLED, 5), (1, 5, Kind.SAMPLED, 3), (1, 5, Kind.SAMPLED, 4), (1, 2, Kind.SAMPLED, 6))
+    group = group.replace(leaves=(Leaf(0, 2), Leaf(1, 3), Leaf(2, 4)), rollouts=tuple(Rollout((i,)) for i in range(3)))
+    group.validate()
+    assert trajectory_tokens(group) == 8 + 9 + 8
+    assert critical_tokens(group) == 9
+    assert token_saving(18, 25) == pytest.approx(1 - 18 / 25)
+
+
+def test_chunks_wait_for_what_they_carry_over() -> None:
+    # Chunk two begins with the last 4 tokens of chunk one, chunk three with the last 4 of chunk two.
+    group = grow(
+        (0, 2, Kind.SAMPLED, 10),
+        (0, 2, Kind.CONTEXT_COPY, 4, (1, 6, 10)),
+        (2, 4, Kind.SAMPLED, 10),
+        (0, 2, Kind.CONTEXT_COPY, 4, (3, 6, 10)),
+        (4, 4, Kind.SAMPLED, 5),
+    )
+    assert critical_tokens(group) == 25
+
+
+def test_threads_run_beside_each_other_and_the_join_waits_for_the_longest() -> None:
+    group = grow(
+        (0, 2, Kind.SAMPLED, 10),
+        (1, 10, Kind.SAMPLED, 7),
+        (1, 10, Kind.SAMPLED, 20),
+        (1, 10, Kind.CONTEXT_COPY, 27, (2, 0, 7), (3, 0, 20)),
+        (4, 27, Kind.SAMPLED, 3),
+    )
+    assert critical_tokens(group) == 10 + 20 + 3
+    assert parallel_saving(critical_tokens(group), 40) == pytest.approx(1 - 33 / 40)
+
+
+def test_a_flat_group_saves_nothing() -> None:
+    group = grow((0, 2, Kind.SAMPLED, 5), (0, 2, Kind.SAMPLED, 7))
+    group = group.replace(leaves=(Leaf(0, 1), Leaf(1, 2)), rollouts=(Rollout((0,)), Rollout((1,))))
+    assert token_saving(12, trajectory_tokens(group)) == 0 and critical_tokens(group) == 7
+    assert token_saving(0, 0) == 0 and parallel_saving(0, 0) == 0
