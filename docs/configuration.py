@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from laconic.train.settings import Settings
-from laconic.train.settings_io import field_docs
+from laconic.train.settings_io import field_docs, own_fields
 
 PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Settings
@@ -48,7 +48,7 @@ def _section(cls: type, path: str, title: str) -> Iterator[str]:
         for name, method in spec.metadata["table"].items():
             default = " (default)" if name == spec.metadata["default"] else ""
             yield f"### `{where}.name: {name}`{default}\n"
-            yield from _table(f"{where}.", [spec for spec in fields(method) if spec.init], field_docs(method))
+            yield from _table(f"{where}.", own_fields(method), field_docs(method))
 
 
 def _table(path: str, specs: list[Field[Any]], docs: dict[str, str]) -> Iterator[str]:

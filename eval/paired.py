@@ -81,7 +81,7 @@ def compare_runs(
     if different and not allow_different:
         raise ConfigError(
             f"{folders[0]} and {folders[1]} cannot be compared; they differ in {'; '.join(different)}; "
-            "evaluate both under the same settings, or allow different settings"
+            "evaluate both under the same settings, or allow different settings (--allow-different)"
         )
     shared = np.intersect1d(problem_keys(tables[0]), problem_keys(tables[1]))
     if not len(shared):

@@ -107,7 +107,7 @@ def flatten(
             f"{int((~np.isfinite(advantage)).sum())} of them are not finite; pass one finite number per rollout"
         )
     totals = totals or totals_of(groups)
-    rows = []
+    rows: list[Row] = []
     for (group, rollout), value in zip(rollouts, advantage.tolist(), strict=True):
         length = group.trained_tokens(rollout)
         if length and (keep_all or value):

@@ -131,7 +131,7 @@ def build(cls: type[T], tree: Any, where: str = "", given: Tree | None = None) -
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{where or 'the configuration'} must be a section of keys, got {tree!r}")
     hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in _own_fields(cls)}
+    known = {f.name: f for f in own_fields(cls)}
     for key in tree:
         if key not in known:
             raise ConfigError(
@@ -163,7 +163,7 @@ def build(cls: type[T], tree: Any, where: str = "", given: Tree | None = None) -
         raise ConfigError(f"{where or 'the configuration'}: {error}") from error
 
 
-def _own_fields(cls: Any) -> list[Field[Any]]:
+def own_fields(cls: Any) -> list[Field[Any]]:
     """The fields that are keys of a configuration."""
     return [spec for spec in fields(cls) if spec.init and not spec.metadata.get("shared")]
 
@@ -174,7 +174,9 @@ def _pick(value: Any, table: Mapping[str, type], default: str, where: str, aroun
     if not isinstance(options, Mapping) or not isinstance(options.get("name", default), str):
         raise ConfigError(f"{where} must be a section with a name out of {', '.join(sorted(table))}; got {value!r}")
     cls = resolve(options.get("name", default), table, where)
-    given = {spec.name: around[spec.name] for spec in fields(cls) if spec.metadata.get("shared") and spec.name in around}
+    given = {
+        spec.name: around[spec.name] for spec in fields(cls) if spec.metadata.get("shared") and spec.name in around
+    }
     return build(cls, {key: option for key, option in options.items() if key != "name"}, where, given)
 
 
@@ -291,7 +293,7 @@ def _join(where: str, key: Any) -> str:
 def dump(settings: Any) -> Tree:
     """The resolved settings as plain data, every field spelled out; ``build`` reads it back equal."""
     tree: Tree = {}
-    for spec in _own_fields(settings):
+    for spec in own_fields(settings):
         value = getattr(settings, spec.name)
         table = spec.metadata.get("table")
         tree[spec.name] = {"name": name_of(value, table), **dump(value)} if table is not None else plain(value)

@@ -59,13 +59,13 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         try:
             return list(enumerate(pq.read_table(path).to_pylist(), 1))
         except pa.ArrowInvalid as error:
-            raise DataError(f"{path} is not a Parquet file: {error}") from error
+            raise DataError(f"{path} is not a Parquet file: {error}; write it again, or give a .jsonl file") from error
     if path.suffix not in {".jsonl", ".ndjson", ".json"}:
         raise DataError(f"{path} ends in {path.suffix!r}; problems are read from .jsonl and .parquet files")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}") from error
+        raise DataError(f"{path} is not UTF-8 text: {error}; save it as UTF-8") from error
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -73,7 +73,10 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number} is not valid JSON: {error.msg} at column {error.colno}") from error
+            raise DataError(
+                f"{path}, line {number} is not valid JSON: {error.msg} at column {error.colno}; each line must be one "
+                "whole JSON object; mend or remove this one"
+            ) from error
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number} holds a {type(row).__name__}; each line must be a JSON object")
         rows.append((number, row))
@@ -86,12 +89,12 @@ def _check_columns(path: Path, row: dict[str, Any], named: dict[str, str], mappe
         if named[name] not in row:
             raise DataError(
                 f"{path} has no column {named[name]!r} for {name!r}; its columns are {there}; "
-                f"map one with task.columns.{name}=<column>"
+                f"map one with task.columns.{name}=<column> (--column {name}=<column>)"
             )
     if named["prompt"] not in row and named["messages"] not in row:
         raise DataError(
             f"{path} has neither a column {named['prompt']!r} for 'prompt' nor {named['messages']!r} for 'messages'; "
-            f"its columns are {there}; map one with task.columns.prompt=<column>"
+            f"its columns are {there}; map one with task.columns.prompt=<column> (--column prompt=<column>)"
         )
 
 

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -57,8 +58,11 @@ def load_named(
     if len(problems) < len(rows):
         log.warning("%s: %d of %d rows of %s have no answer and are left out", where, len(rows) - len(problems),
                     len(rows), benchmark.name)  # fmt: skip
-    if len({problem.id for problem in problems}) < len(problems):
-        raise DataError(f"{where} repeats ids of {benchmark.name}; make them unique, or take the column 'id' away")
+    if repeated := [name for name, times in Counter(problem.id for problem in problems).items() if times > 1]:
+        raise DataError(
+            f"{where} repeats ids of {benchmark.name} ({repeated[0]!r}, {len(repeated)} in all); make them unique, or "
+            f"take the column {_column(rows[0][2], benchmark.id, 'id')!r} away"
+        )
     return problems if verifier == "auto" else [replace(problem, verifier=verifier) for problem in problems]
 
 
@@ -187,7 +191,10 @@ def _problem(
     order: tuple[int, ...] | None = None
     if benchmark.style == "choice":
         order = options_order(identity)
-        options = [answer, *(str(row[column]).strip() for column in WRONG_OPTIONS)]
+        wrong = [str(row.get(column) or "").strip() for column in WRONG_OPTIONS]
+        if not all(wrong):
+            raise DataError(f"{where}, row {number}: a wrong option is empty; fill in {', '.join(WRONG_OPTIONS)}")
+        options = [answer, *wrong]
         shown = (f"{letter}) {options[index]}" for letter, index in zip(LETTERS, order, strict=True))
         text = "\n".join((text.strip(), "", *shown))
         answer = LETTERS[order.index(0)]

@@ -64,9 +64,11 @@ class ForkMarkers:
         """The driver with its markers as token ids. Raises ``ConfigError`` for a stop text that is not one token."""
         # a fixed number of threads and a number-free header need no list
         reads_list = self.format == "calls" or not self.threads  # type: ignore[attr-defined]
-        one = {"fork": stop_id(tokenizer, self.fork_text, _key("fork"))}
+        one: dict[str, Any] = {"fork": stop_id(tokenizer, self.fork_text, _key("fork"))}
         forced = ("close_thread", "joined", "close", "child", "no_result")
-        ids = {f"{name}_ids": marker_ids(tokenizer, getattr(self, f"{name}_text"), _key(name)) for name in forced}
+        ids: dict[str, Any] = {
+            f"{name}_ids": marker_ids(tokenizer, getattr(self, f"{name}_text"), _key(name)) for name in forced
+        }
         if reads_list:
             one["item"] = stop_id(tokenizer, self.item_text, _key("item"))
             if self.list_text:

@@ -88,7 +88,9 @@ class SummaryDriver:
     def with_tokenizer(self, tokenizer: Any) -> Self:
         """The driver with its markers as token ids. Raises ``ConfigError`` for markers that cannot work."""
         texts = ("summary_open", "history_open", "history_close")
-        ids = {key: marker_ids(tokenizer, getattr(self, f"{key}_text"), f"rollout.driver.{key}_text") for key in texts}
+        ids: dict[str, Any] = {
+            key: marker_ids(tokenizer, getattr(self, f"{key}_text"), f"rollout.driver.{key}_text") for key in texts
+        }
         close = stop_id(tokenizer, self.summary_close_text, "rollout.driver.summary_close_text")
         if not ids["summary_open"] or close in ids["summary_open"]:
             raise ConfigError(

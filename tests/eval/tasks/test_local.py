@@ -55,7 +55,7 @@ def test_line_separators_inside_a_text_do_not_split_it(tmp_path: Path) -> None:
     ("rows", "columns", "message"),
     [
         ([], {}, "holds no rows"),
-        (ROWS, {}, "no column 'gold'.*'question', 'answer', 'id', 'level'.*task.columns.gold="),
+        (ROWS, {}, "no column 'gold'.*'question', 'answer', 'id', 'level'.*task.columns.gold=<column> .--column gold="),
         (ROWS, {"gold": "answer"}, "neither a column 'prompt'.*'question'"),
         (ROWS, {**COLUMNS, "level": "hardness"}, "no column 'hardness' for 'level'"),
         ([*ROWS, {**ROWS[0], "id": "c", "answer": " "}], COLUMNS, "row 3: the gold answer .* is empty"),
@@ -79,7 +79,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         load_file(written(tmp_path, ROWS, "mine.csv"))
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "a", "gold": "b"}\n{"prompt": \n')
-    with pytest.raises(DataError, match="line 2 is not valid JSON"):
+    with pytest.raises(DataError, match="line 2 is not valid JSON: .*mend or remove"):
         load_file(bad)
     bad.with_suffix(".parquet").write_bytes(b"no")
     with pytest.raises(DataError, match="not a Parquet file"):

@@ -162,13 +162,19 @@ def test_a_set_that_is_nowhere_names_the_hub_and_the_local_alternative(tmp_path:
         ([{"question": "x", "answer": "1"}], "no column 'problem' of math500; its columns are 'question', 'answer'"),
         ([{"problem": "x"}], "no column 'answer'"),
         ([{"problem": " ", "answer": "1"}], "row 1: the problem is ' '"),
-        ([{"problem": "x", "answer": "1", "id": "a"}] * 2, "repeats ids"),
+        ([{"problem": "x", "answer": "1", "id": "a"}] * 2, "repeats ids of math500 \\('a', 1 in all\\)"),
     ],
 )
 def test_files_that_cannot_be_used_are_named(tmp_path: Path, rows: list[Any], message: str) -> None:
     written(tmp_path / "math500.jsonl", rows)
     with pytest.raises(DataError, match=message):
         load_named(BENCHMARKS["math500"], str(tmp_path))
+
+
+def test_a_question_without_all_its_options_is_named(tmp_path: Path) -> None:
+    written(tmp_path / "gpqa_diamond.jsonl", [GPQA[0], {**GPQA[1], "Incorrect Answer 2": None}])
+    with pytest.raises(DataError, match="row 2: a wrong option is empty; fill in Incorrect Answer 1"):
+        load_named(BENCHMARKS["gpqa_diamond"], str(tmp_path))
 
 
 def test_rows_without_an_answer_are_left_out_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
