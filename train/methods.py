@@ -134,6 +134,31 @@ METHODS = (
         ),
     ),
     Method(
+        "treepo",
+        "Segment trees (TreePO)",
+        "2508.17445",
+        "rollout.driver",
+        "configs/methods/treepo.yaml",
+        "decode in segments, branch live paths at their ends, share what comes before",
+        (
+            "Deep trees with few leaves save little: the branching is used up in the first log2(group_size) segments.",
+            "finished_first_strict takes the worst endings first, as published.",
+            "Repetition looks at text across segments; a model that checks its work in equal words needs it off.",
+        ),
+    ),
+    Method(
+        "eptree",
+        "Entropy-guided trees (TreeRL)",
+        "2506.11902",
+        "rollout.driver",
+        "configs/methods/eptree.yaml",
+        "split whole answers at their most surprising tokens and decode them to the end again",
+        (
+            "rollout.group_size counts whole answers; leaves are group_size * (1 + splits * rounds * branches).",
+            "Where answers split depends on what was sampled, so a plain mean over leaves is biased.",
+        ),
+    ),
+    Method(
         "delethink",
         "Markovian thinking in chunks",
         "2510.06557",
