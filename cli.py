@@ -167,6 +167,24 @@ def evaluate(
 
 
 @app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="tiny-thinker, a folder or a Hub id.")],
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8000,
+    max_context: Annotated[int | None, typer.Option(help="Longest prompt plus answer; default the model's.")] = None,
+    max_live: Annotated[int, typer.Option(help="Sequences decoded at a time.")] = 256,
+) -> None:
+    """Run a vLLM server on this machine for training with rollout.engine=vllm_server; Ctrl-C ends it.
+
+    \b
+    Examples:
+      laconic serve tiny-thinker --max-context 1024
+    """
+    from .train.serve import serve_model
+
+    serve_model(model, port, max_context=max_context, max_live=max_live)
+
+
+@app.command()
 def compare(
     base: Annotated[Path, typer.Argument(help="Folder of the evaluation to compare against.")],
     new: Annotated[Path, typer.Argument(help="Folder of the evaluation in question.")],

@@ -28,7 +28,10 @@ SOURCES = ["demo.py", "configs/quickstart.yaml", "train/thinker/weights/model.sa
 SOURCES += [f"train/{name}.py" for name in ("trainer", "experience", "rows", "packed", "forward", "trl_config")]
 SOURCES += ["train/truncation/dot.py", "train/credit/grpo.py", "train/objectives/clip.py", "train/samplers/uniform.py"]
 SOURCES += [f"rollout/{name}.py" for name in ("scheduler", "records", "noise", "drivers/flat")]
-SOURCES += [f"rollout/engines/{name}.py" for name in ("transformers", "slots", "rows", "sampling")]
+SOURCES += [
+    f"rollout/engines/{name}.py"
+    for name in ("transformers", "prefill", "prefixes", "limits", "slots", "rows", "sampling")
+]
 """What decides the figures."""
 COMMAND = "python benchmarks/demo.py"
 

@@ -36,7 +36,10 @@ from laconic.train.model_files import resolve_model
 
 CAP, SAMPLES = 640, 16
 BATCHES = (16, 32, 64, 128)
-SOURCES = [f"rollout/engines/{name}.py" for name in ("transformers", "slots", "rows", "sampling")]
+SOURCES = [
+    f"rollout/engines/{name}.py"
+    for name in ("transformers", "prefill", "prefixes", "limits", "slots", "rows", "sampling")
+]
 SOURCES += ["rollout/noise.py", "benchmarks/engine.py"]
 
 

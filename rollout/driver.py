@@ -35,6 +35,8 @@ class CallSpec:
     """Stretches of closed segments, and tokens between them, sent before ``forced``; see :func:`insert`."""
     at_limit: Stop = Stop.LENGTH
     """What reaching ``max_tokens`` means: the completion cap (``LENGTH``) or a limit of the driver's (``BUDGET``)."""
+    keep: int | None = None
+    """How many tokens of the path, the prompt's first, later calls of the group may begin with; None: all of them."""
 
 
 def insert(segments: list[Segment], parent: int, kept: int, pieces: Sequence[Piece], version: int) -> tuple[int, int]:

@@ -1,19 +1,22 @@
 """What a shape of rollouts saves, in tokens: the counters that follow from a finished group alone.
 
     T_traj   sum over leaves of sampled tokens on the path        what flat sampling of the same answers would decode
-    T_crit   sampled tokens on the longest chain of dependencies   decode steps that cannot run at the same time
+    T_crit   sampled tokens on a rollout's longest dependency path   decode steps until the last of its leaves is there
     token_saving    = 1 - T_dec / T_traj
-    parallel_saving = 1 - T_crit / T_dec
+    parallel_saving = 1 - T_crit / T_dec                           T_dec: of the segments that the rollout depends on
 
 T_dec, T_pre and T_kv are the engine's (``Cost``). A segment depends on its parent up to where it splits off, and a
-context copy on the tokens that it repeats.
+context copy on the tokens that it repeats. T_crit is of one rollout: the answers to a prompt run beside each other
+however they are sampled, so what several of them take says nothing of the shape of one. Over rollouts it is averaged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .records import Group, Kind
+from .records import Group, Kind, Rollout
+
+_DECODED = (Kind.SAMPLED, Kind.PROBE)
 
 
 def trajectory_tokens(group: Group) -> int:
@@ -21,20 +24,44 @@ def trajectory_tokens(group: Group) -> int:
     return sum(group.trained_length(leaf) for leaf in group.leaves)
 
 
-def critical_tokens(group: Group) -> int:
-    """T_crit of one group, in tokens; those decoded and discarded count, because they were waited for."""
+def critical_tokens(group: Group, rollout: Rollout | None = None) -> int:
+    """T_crit of one rollout, in tokens; without one, of all that the group holds.
+
+    Tokens decoded and then discarded count, because they were waited for.
+    """
+    needed = range(len(group.segments)) if rollout is None else needed_segments(group, rollout)
     before: list[int] = []  # by segment: tokens decoded, one after another, before it can begin
 
     def until(segment: int, offset: int) -> int:
-        decoded = group.segments[segment].kind in (Kind.SAMPLED, Kind.PROBE)
+        decoded = group.segments[segment].kind in _DECODED
         return before[segment] + (offset if decoded else 0)
 
     ends = [0]
     for segment in group.segments:
         start = 0 if segment.parent is None else until(segment.parent, segment.parent_off)
         before.append(max([start, *(until(origin.segment, origin.stop) for origin in segment.origin)]))
-        ends.append(until(segment.id, len(segment)))
+        if segment.id in needed:
+            ends.append(until(segment.id, len(segment)))
     return max(ends)
+
+
+def decoded_tokens(group: Group, rollout: Rollout) -> int:
+    """T_dec of the segments that a rollout depends on, those shared with other rollouts included."""
+    needed = (group.segments[segment] for segment in needed_segments(group, rollout))
+    return sum(len(segment) for segment in needed if segment.kind in _DECODED)
+
+
+def needed_segments(group: Group, rollout: Rollout) -> set[int]:
+    """Ids of the segments without which the rollout would not be: its leaves' paths, and what these copy from."""
+    needed: set[int] = set()
+    waiting = [group.leaves[leaf].segment for leaf in rollout.leaves]
+    while waiting:
+        segment = group.segments[waiting.pop()]
+        if segment.id not in needed:
+            needed.add(segment.id)
+            waiting += [origin.segment for origin in segment.origin]
+            waiting += [] if segment.parent is None else [segment.parent]
+    return needed
 
 
 def token_saving(decoded: int, trajectory: int) -> float:

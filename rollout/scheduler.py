@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import RunError
 from .driver import CallSpec, RolloutDriver, insert
-from .engines.protocol import Completion, Engine, NoiseKey, Request
+from .engines.protocol import Completion, Engine, KeepsPrefixes, NoiseKey, Request
 from .records import Group, Kind, Segment, Stop
 
 Progress = Callable[[int, int], None]
@@ -70,6 +70,8 @@ def run_groups(
     except BaseException:
         engine.abort(list(run.live))
         raise
+    finally:
+        run.release([group.id for group in groups])
     return [open_group.group for open_group in run.groups]
 
 
@@ -112,6 +114,7 @@ class _Run:
             return 0
         open_group.group = self.driver.finish(open_group.snapshot())
         open_group.group.validate()
+        self.release([open_group.group.id])
         return 1
 
     def _open_segments(self, open_group: _Open, spec: CallSpec) -> int:
@@ -138,11 +141,18 @@ class _Run:
                     noise=NoiseKey(self.seed, self.step, open_group.group.id, spec.leaf),
                     position=max(len(context) - len(open_group.segments[0]), 0),
                     stop_ids=spec.stop_ids,
+                    tree=None if spec.keep == 0 else open_group.group.id,
+                    keep=spec.keep,
                 )
             )
             self.live[request] = (index, segment, spec)
         if requests:
             self.engine.submit(requests)
+
+    def release(self, groups: Sequence[int]) -> None:
+        """No call will continue these groups any more."""
+        if isinstance(self.engine, KeepsPrefixes):
+            self.engine.release(groups)
 
     def close(self, completion: Completion) -> int:
         """Fill the completion's segment and let the driver go on; returns 1 if the group is complete, else 0."""

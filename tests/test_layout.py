@@ -116,7 +116,7 @@ def test_one_file_imports_vllm() -> None:
         for name, relative in imports(path)
         if not relative and name.split(".")[0] == "vllm"
     }
-    assert users <= {"rollout/engines/vllm.py"}
+    assert users <= {"rollout/engines/vllm_colocated.py"}
 
 
 def test_one_file_subclasses_trl() -> None:

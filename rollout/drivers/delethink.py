@@ -85,7 +85,15 @@ class DelethinkDriver:
         """The first chunk of every trace."""
         end = len(group.segments[0])
         return [
-            CallSpec(0, end, self.chunk, trace * self.max_chunks, self.sampling, at_limit=self._at_limit(1))
+            CallSpec(
+                parent=0,
+                parent_off=end,
+                max_tokens=self.chunk,
+                leaf=trace * self.max_chunks,
+                sampling=self.sampling,
+                at_limit=self._at_limit(1),
+                keep=end + self.head,
+            )
             for trace in range(self.group_size)
         ]
 
@@ -111,6 +119,7 @@ class DelethinkDriver:
                 sampling=self.sampling,
                 copies=(*head, *stretch(trace, length - self.tail, length)),
                 at_limit=self._at_limit(len(rounds) + 1),
+                keep=len(group.segments[0]) + self.head,
             )
         ]
 

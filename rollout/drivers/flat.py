@@ -29,7 +29,7 @@ class FlatDriver:
     def start(self, group: Group) -> list[CallSpec]:
         """One call per answer, all from the end of the prompt."""
         end = len(group.segments[0])
-        return [CallSpec(0, end, self.max_completion, leaf, self.sampling) for leaf in range(self.group_size)]
+        return [CallSpec(0, end, self.max_completion, leaf, self.sampling, keep=0) for leaf in range(self.group_size)]
 
     def on_segment(self, group: Group, segment: Segment) -> list[CallSpec]:
         """Nothing more: an answer is one segment."""

@@ -138,6 +138,7 @@ class SummaryDriver:
             sampling=self.sampling,
             stop_ids=self.summary_close,
             copies=(opened, *summary, closed) if summary else (),
+            keep=len(group.segments[0]) + len(self.history_open),
         )
 
     def _summary(self, group: Group, pieces: list[tuple[int, int]]) -> tuple[Origin, ...] | None:

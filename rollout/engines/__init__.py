@@ -9,6 +9,8 @@ from ...errors import ConfigError
 
 ENGINES = {
     "transformers": "laconic.rollout.engines.transformers:TransformersEngine",
+    "vllm": "laconic.rollout.engines.vllm_colocated:VllmEngine",
+    "vllm_server": "laconic.rollout.engines.vllm_server:VllmServerEngine",
     "scripted": "laconic.rollout.engines.fake:ScriptedEngine",
 }
 """Import paths by the name ``rollout.engine`` gives them."""

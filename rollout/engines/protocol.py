@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -52,6 +52,10 @@ class Request:
     """Noise position of the first token: the number of response tokens already in ``context``."""
     stop_ids: tuple[int, ...] = ()
     """Tokens that end the call (kept in the completion), besides the engine's EOS ids."""
+    tree: int | None = None
+    """Requests of one tree may continue each other; an engine may keep what a finished one computed for the others."""
+    keep: int | None = None
+    """How many tokens, from the first of ``context`` on, others of the tree may begin with; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +94,11 @@ class Engine(Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request is queued or live."""
+
+
+@runtime_checkable
+class KeepsPrefixes(Protocol):
+    """An engine that keeps what a tree computed until it is told that nothing will continue it."""
+
+    def release(self, trees: Sequence[int]) -> None:
+        """Forget what is kept of these trees; unknown ones are ignored."""

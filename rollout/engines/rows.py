@@ -7,13 +7,14 @@ one integer here. All arrays are NumPy: a step reads and writes them with one in
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..noise import stream_key, uniforms
 from ..records import Cost, Ids, Logps, Stop
+from .prefixes import Layers
 from .protocol import Completion, Request, Sampling
 
 # Shapes: R records, S slots, N rows of a step, V vocabulary, C tokens a completion may have
@@ -33,15 +34,20 @@ class Call:
     """Identity of the context."""
     prefilled: int = 0
     """Context tokens computed on behalf of this call; its siblings find them in the cache."""
+    kept: Layers | None = None
+    """While it waits for a slot: KV of its context but for the last token, which its first decode step reads."""
+    context: int = field(init=False)
+    """Tokens of its context."""
+    end: int = field(init=False)
+    """Positions the sequence may come to."""
 
-    @property
-    def end(self) -> int:
-        """Positions the sequence may come to."""
-        return len(self.request.context) + self.request.max_tokens
+    def __post_init__(self) -> None:
+        self.context = len(self.request.context)
+        self.end = self.context + self.request.max_tokens
 
     def completion(self, ids: Ids, logp: Logps, stop: Stop, version: int, admitted: bool = True) -> Completion:
         """The answer, with its cost."""
-        context, decoded = len(self.request.context), len(ids)
+        context, decoded = self.context, len(ids)
         return Completion(
             request=self.request.id,
             ids=ids,
@@ -86,6 +92,12 @@ class Rows:
         """Sequences being decoded."""
         return self.used - len(self._holes)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens whose KV live sequences have."""
+        holes = set(self._holes)
+        return sum(int(self.length[self.record[slot]]) for slot in range(self.used) if slot not in holes)
+
     def longest_end(self) -> int:
         """Positions the longest live sequence may come to; 0 without one."""
         return max((call.end for call in self._calls if call is not None), default=0)
@@ -108,7 +120,8 @@ class Rows:
             record, request = self._free.pop(), call.request
             self._calls[record] = call
             self.record[slot] = record
-            self.length[record] = len(request.context)
+            self.length[record] = call.context - (call.kept is not None)
+            self.last[record] = request.context[-1]
             self._count[record], self._cap[record] = 0, request.max_tokens
             self._position[record], self._key[record] = request.position, stream_key(request.noise)
             self._stop_set[record] = self._stop_set_of(request.stop_ids)

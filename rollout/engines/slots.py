@@ -13,7 +13,6 @@ times the whole step on a CPU.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .prefixes import Layers
 
 # Shapes: S slots, n live rows, H KV heads, L columns, D head width, P context length, Q query heads
 
@@ -43,25 +44,16 @@ class UnsupportedAttention(Exception):
     """The model's attention needs something ``slot_attention`` does not do (soft caps, sinks, a bias)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """KV of one context, ready to be copied to slots, and what comes next."""
-
-    layers: list[tuple[Tensor, Tensor]]
-    """Keys and values of each layer, shape (H, P, D)."""
-    logits_V: Tensor
-    """Float32 logits after the last token."""
-
-
 class SlotCache(Cache):
     """Keys and values of all live sequences, preallocated, grown in blocks, bounded by ``max_slots`` rows."""
 
-    def __init__(self, prefix: Prefix, max_slots: int) -> None:
-        super().__init__(layers=[SlotLayer(*layer) for layer in prefix.layers])
-        keys = prefix.layers[0][0]
+    def __init__(self, like: Layers, max_slots: int) -> None:
+        """``like``: any KV of the model; only shapes, type and device count."""
+        super().__init__(layers=[SlotLayer(*layer) for layer in like])
+        keys = like[0][0]
         self.max_slots = max_slots
         self.chunk_rows, call_bytes = _CHUNKING.get(keys.device.type, _CHUNKING["cuda"])
-        self.chunk_tokens = call_bytes // max(k[:, :1].nbytes + v[:, :1].nbytes for k, v in prefix.layers)
+        self.chunk_tokens = call_bytes // max(sum(x.shape[0] * x.shape[2] * x.itemsize for x in pair) for pair in like)
         self.mask_SL = torch.full((0, 0), -torch.inf, dtype=keys.dtype, device=keys.device)
 
     def reserve(self, slots: int, columns: int) -> None:
@@ -81,11 +73,11 @@ class SlotCache(Cache):
         for layer in self.layers:
             layer.reserve(slots, columns)
 
-    def place(self, slots: list[int], prefix: Prefix) -> None:
-        """Copy a context into ``slots``."""
-        length = prefix.layers[0][0].shape[1]
+    def place(self, slots: list[int], layers: Layers) -> None:
+        """Copy the KV of a context into ``slots``."""
+        length = layers[0][0].shape[1]
         rows = torch.tensor(slots, device=self.mask_SL.device)
-        for layer, (keys_HPD, values_HPD) in zip(self.layers, prefix.layers, strict=True):
+        for layer, (keys_HPD, values_HPD) in zip(self.layers, layers, strict=True):
             layer.keys[rows, :, :length] = keys_HPD
             layer.values[rows, :, :length] = values_HPD
         self.mask_SL[rows, length:] = -torch.inf

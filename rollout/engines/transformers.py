@@ -1,13 +1,17 @@
 """The embedded engine: continuous batching on any causal LM of transformers, in process, on a CPU or a GPU.
 
     submit ──> queue ──> prefill (once per context, several contexts a forward) ──> slots 0..n-1 ──> Completion
-                                                                          │  one forward per step  │
-                                                                          └── sample, find the done┘
+                 ^  └─────── what is kept of its tree, but for the last token ────────^  │        │
+                 │                                                    one forward a step ┘        └──> kept until the
+            find what is kept <───────────────────────────────────────────────────────────────────     tree's release
 
 The forward is the model's own; only where keys and values lie and how one new token attends to them is ours
 (``slots.py``). No step computes a padding row: the slot of a sequence that ended goes to the next one in the queue,
 and when the queue is empty the last live row moves into it. Everything but KV and mask lives on the host in NumPy
 arrays, and a step waits for the device once.
+
+A request of a tree finds what its predecessors computed (``prefixes.py``) and prefills the rest only. When just the
+last token is missing, as after any segment, there is no prefill: the decode step reads that token as it would have.
 """
 
 from __future__ import annotations
@@ -15,22 +19,25 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from ...errors import ConfigError, RunError
-from ..records import Stop
+from ..records import Ids, Stop
+from .limits import Limits, configured_eos, context_limit, kv_bytes_per_token
+from .prefill import Prefix, Unfinished, prefill
+from .prefixes import Layers, PrefixCache, common_length
 from .protocol import Completion, Request
 from .rows import Call, Rows
 from .sampling import draw
-from .slots import SLOT_ATTENTION, Prefix, SlotCache, UnsupportedAttention
+from .slots import SLOT_ATTENTION, SlotCache, UnsupportedAttention
 from .weights import load_complete
 
-# Shapes: N rows sampled, n live slots, V vocabulary, T tokens, B contexts prefilled together
+# Shapes: N rows sampled, n live slots, V vocabulary, L columns
 
 _PREFILL_TOKENS = 8192
 _PREFILL_AHEAD = 8
@@ -39,7 +46,7 @@ _STANDARD = frozenset({"eager", "sdpa", "flash_attention_2", "flash_attention_3"
 
 
 class TransformersEngine:
-    """Decodes requests on ``model``; implements ``Engine``."""
+    """Decodes requests on ``model``; implements ``Engine`` and ``KeepsPrefixes``."""
 
     def __init__(
         self,
@@ -50,6 +57,7 @@ class TransformersEngine:
         max_context: int | None = None,
         allowed_vocab: int | None = None,
         kv_bytes: int | None = None,
+        max_kept: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         """``model``: a causal LM, possibly wrapped by PEFT or with a patched ``forward``; it is not copied.
@@ -58,26 +66,28 @@ class TransformersEngine:
         ``max_live``: sequences decoded at a time. ``max_context``: longest prompt plus completion, by default the
         model's positions. ``allowed_vocab``: ids from here on are never sampled (vocabularies are padded beyond the
         tokenizer's). ``kv_bytes``: upper bound on KV memory; fewer sequences are live if it demands so.
+        ``max_kept``: most tokens whose KV is kept for what may continue them, by default as many as live sequences
+        can have; beyond that the longest unused go first, and what continues those is prefilled again.
         Raises ``ConfigError`` for limits that cannot work and for models whose cache is not one entry per token.
         """
         self.model = model if device is None else model.to(device)
         self.config = model.config
         self.device = next(model.parameters()).device
-        if max_live < 1:
-            raise ConfigError(f"max_live is {max_live} but must be at least 1; raise rollout.max_live")
-        self.max_live, self.kv_bytes = max_live, kv_bytes
-        self.max_context = _context_limit(self.config, max_context)
+        token_bytes = kv_bytes_per_token(self.config, model)
+        self.limits = Limits(max_live, context_limit(self.config, max_context), token_bytes, kv_bytes, max_kept)
         self.vocabulary = int(self.config.get_text_config().vocab_size)
         self.allowed_vocab = self.vocabulary if allowed_vocab is None else allowed_vocab
         if not 1 <= self.allowed_vocab <= self.vocabulary:
             raise ConfigError(f"allowed_vocab is {allowed_vocab} but the model has {self.vocabulary} ids; lower it")
-        self.eos_ids = tuple(sorted({*eos_ids, *_configured_eos(model)}))
+        self.eos_ids = tuple(sorted({*eos_ids, *configured_eos(model)}))
         self.policy_version = 0
         self._own_attention = bool(getattr(model, "_supports_attention_backend", True))
         self._look_at_model()
         self._queue: deque[Call] = deque()
         self._waiting: Counter[bytes] = Counter()
         self._prefixes: dict[bytes, Prefix] = {}
+        self._kept = PrefixCache()
+        self._reading: dict[bytes, int] = {}
         self._slots: SlotCache | None = None
         self._rows = Rows(self.eos_ids, self.allowed_vocab)
         self._steps = 0
@@ -92,29 +102,40 @@ class TransformersEngine:
         """Sequences being decoded."""
         return self._rows.live
 
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens whose KV is held now: of live sequences, of contexts about to be live, and kept of finished ones."""
+        waiting = sum(prefix.layers[0][0].shape[1] for prefix in self._prefixes.values())
+        return self._rows.tokens + waiting + self._kept.tokens
+
     def submit(self, requests: Sequence[Request]) -> None:
         """Queue requests in order. Raises ``ConfigError`` for a request that can never run."""
         for request in requests:
-            self._check(request)
+            self.limits.check(request)
         if not self.busy:
             self._look_at_model()
         for request in requests:
             call = Call(request, np.ascontiguousarray(request.context, np.int32).tobytes())
             self._queue.append(call)
             self._waiting[call.key] += 1
+            if request.tree is not None and request.keep != 0:
+                self._kept.open(request.tree)
 
     def step(self) -> list[Completion]:
         """Admit what fits, then decode one token of every live sequence; a new sequence gets two."""
         finished: list[Completion] = []
+        self._reading.clear()
         with self._inference():
             self._admit(finished)
             if self._rows.live:
                 self._decode(finished)
-        if not self.busy:
-            # the trainer wants the memory between two rollouts
-            self._slots = None
-            self._rows.reset()
+        self._rest()
         return finished
+
+    def release(self, trees: Sequence[int]) -> None:
+        """Nothing will continue these trees any more: forget what is kept of them. Unknown ones are ignored."""
+        self._kept.release(trees)
+        self._rest()
 
     def abort(self, requests: Sequence[int]) -> list[Completion]:
         """End requests now, with the tokens they have; unknown ids are ignored."""
@@ -146,73 +167,82 @@ class TransformersEngine:
 
     def _drop_caches(self) -> None:
         self._prefixes.clear()
+        self._kept.clear()
         self._slots = None
 
+    def _rest(self) -> None:
+        if not self.busy and not self._kept.in_use:
+            # the trainer wants the memory between two rollouts
+            self._slots = None
+            self._rows.reset()
+
     # ------------------------------------------------------------------------------------------------ admission
-
-    def _check(self, request: Request) -> None:
-        context, limit = len(request.context), self.max_context
-        sampling = request.sampling
-        if context == 0:
-            raise ConfigError(f"request {request.id} has an empty prompt; give at least one token")
-        if request.max_tokens < 1:
-            raise ConfigError(f"request {request.id}: max_tokens is {request.max_tokens} but must be at least 1")
-        if context + request.max_tokens > limit:
-            raise ConfigError(
-                f"a context of {context} tokens plus max_tokens {request.max_tokens} is {context + request.max_tokens} "
-                f"but the engine holds {limit} positions; lower rollout.max_completion or shorten the prompt"
-            )
-        if sampling.temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.top_k < 0:
-            raise ConfigError(f"{sampling}: temperature and top_k must be at least 0, top_p in (0, 1]")
-        if self.kv_bytes is not None and self._rows_that_fit(context + request.max_tokens) < 1:
-            per_token = _kv_bytes_per_token(self.config, self.model)
-            raise ConfigError(
-                f"one sequence of {context + request.max_tokens} tokens needs {context + request.max_tokens} x "
-                f"{per_token} B = {(context + request.max_tokens) * per_token:,} B of KV but kv_bytes is "
-                f"{self.kv_bytes:,}; raise it or lower rollout.max_completion"
-            )
-
-    def _rows_that_fit(self, tokens: int) -> int:
-        """How many slots may exist when each must be able to hold ``tokens``."""
-        if self.kv_bytes is None:
-            return self.max_live
-        return min(self.max_live, self.kv_bytes // (tokens * _kv_bytes_per_token(self.config, self.model)))
 
     def _admit(self, finished: list[Completion]) -> None:
         rows = self._rows
         while self._queue:
-            longest = max(max(call.end for call in self._queue), rows.longest_end())
-            calls = self._take(self._rows_that_fit(longest) - rows.live)
+            longest = self._longest_end()
+            self._kept.bound(self.limits.kept(longest))
+            wanted = self.limits.rows(longest, self._kept.in_use)
+            calls = self._take(wanted - rows.live)
             if not calls:
                 break
             slots = rows.admit(calls)
-            if self._slots is None:
-                self._slots = SlotCache(self._prefixes[calls[0].key], self.max_live)
-            self._slots.reserve(self._rows_wanted(), max(len(call.request.context) for call in calls) + 1)
-            by_context: dict[bytes, list[int]] = {}
-            for call, slot in zip(calls, slots, strict=True):
-                by_context.setdefault(call.key, []).append(slot)
-            for key, targets in by_context.items():
-                self._slots.place(targets, self._prefixes[key])
-            logits_NV = torch.stack([self._prefixes[call.key].logits_V for call in calls])
+            self._fill(slots, calls)
+            self._reading.update((c.key, int(rows.record[s])) for c, s in zip(calls, slots, strict=True) if c.kept)
+            begun = [(slot, call) for slot, call in zip(slots, calls, strict=True) if call.kept is None]
+            logits_N = [self._prefixes[call.key].logits_V for _, call in begun]
             for call in calls:
+                call.kept = None
                 self._forget(call.key)
-            self._accept(np.asarray(slots), logits_NV, finished)
+            if begun:
+                self._accept(np.asarray([slot for slot, _ in begun]), torch.stack(logits_N), finished)
         source, target = rows.close_holes()
         if source and self._slots is not None:
             self._slots.move(source, target, int(rows.length[rows.record[target]].max()))
 
+    def _longest_end(self) -> int:
+        """Positions the longest sequence may come to; unknown, 0, when nothing depends on it."""
+        if self.limits.kv_bytes is None:
+            return 0
+        return max(max(call.end for call in self._queue), self._rows.longest_end())
+
     def _rows_wanted(self) -> int:
-        return min(self._rows.used + len(self._queue), self.max_live)
+        return min(self._rows.used + len(self._queue), self.limits.max_live)
 
     def _take(self, room: int) -> list[Call]:
-        """Up to ``room`` calls from the head of the queue, their contexts prefilled."""
+        """Up to ``room`` calls, soonest first, with the KV of their contexts at hand."""
         calls: list[Call] = []
+        passed: list[Call] = []
+        reading = set(self._reading)
         while self._queue and len(calls) < room:
-            if self._queue[0].key not in self._prefixes:
-                self._prefill(room - len(calls))
+            call = self._queue[0]
+            if call.key in reading:
+                # a sibling is about to read the last token of their context
+                passed.append(self._queue.popleft())
+                continue
+            if call.key not in self._prefixes:
+                found = self._kept.find(call.request.tree, call.request.context)
+                if found.length >= max(call.context - 1, 1):
+                    call.kept, call.prefilled = self._kept.read(found, call.context - 1), call.context - found.length
+                    reading.add(call.key)
+                else:
+                    self._prefill(room - len(calls))
             calls.append(self._queue.popleft())
+        self._queue.extendleft(reversed(passed))
         return calls
+
+    def _fill(self, slots: Sequence[int], calls: Sequence[Call]) -> None:
+        """Copy the KV of each call's context into its slot."""
+        by_context: dict[bytes, tuple[Layers, list[int]]] = {}
+        for call, slot in zip(calls, slots, strict=True):
+            layers = self._prefixes[call.key].layers if call.kept is None else call.kept
+            by_context.setdefault(call.key, (layers, []))[1].append(slot)
+        if self._slots is None:
+            self._slots = SlotCache(next(iter(by_context.values()))[0], self.limits.max_live)
+        self._slots.reserve(self._rows_wanted(), max(call.context for call in calls) + 1)
+        for layers, targets in by_context.values():
+            self._slots.place(targets, layers)
 
     def _forget(self, key: bytes) -> None:
         self._waiting[key] -= 1
@@ -222,40 +252,38 @@ class TransformersEngine:
 
     def _prefill(self, room: int) -> None:
         """Compute the next contexts of the queue: those that get a slot now, and a few to come."""
-        chosen: dict[bytes, Call] = {}
-        longest = ahead = 0
+        chosen: dict[bytes, tuple[Call, Unfinished]] = {}
+        most_kept = longest_rest = ahead = 0
         for index, call in enumerate(self._queue):
             if call.key in self._prefixes or call.key in chosen:
                 continue
-            longest = max(longest, len(call.request.context))
             ahead += index >= room
-            if chosen and (longest * (len(chosen) + 1) > _PREFILL_TOKENS or ahead > _PREFILL_AHEAD):
+            if ahead > _PREFILL_AHEAD and chosen:
                 break
-            chosen[call.key] = call
-        width = max(len(call.request.context) for call in chosen.values())
-        ids_BT = np.zeros((len(chosen), width), np.int64)
-        mask_BT = np.zeros((len(chosen), width), np.int64)
-        for row, call in enumerate(chosen.values()):
-            length = call.prefilled = len(call.request.context)
-            ids_BT[row, width - length :] = call.request.context
-            mask_BT[row, width - length :] = 1
-        position_BT = np.maximum(mask_BT.cumsum(1) - 1, 0)
-        cache = DynamicCache()
-        logits_BTV = self._forward(
-            None,
-            input_ids=self._to_device(ids_BT),
-            attention_mask=None if mask_BT.all() else self._to_device(mask_BT),
-            position_ids=self._to_device(position_BT),
-            past_key_values=cache,
-            logits_to_keep=1,
-        )
-        for row, call in enumerate(chosen.values()):
-            start = width - call.prefilled
-            # clones: a view would keep the KV of the whole batch alive
-            layers = [
-                (layer.keys[row, :, start:].clone(), layer.values[row, :, start:].clone()) for layer in cache.layers
-            ]
-            self._prefixes[call.key] = Prefix(layers, logits_BTV[row, -1, : self.allowed_vocab].float())
+            request = call.request
+            found = self._kept.find(request.tree, request.context)
+            if found.length >= max(call.context - 1, 1) or self._shares_more(request, found.length, chosen):
+                continue
+            most_kept, longest_rest = max(most_kept, found.length), max(longest_rest, call.context - found.length)
+            if chosen and (most_kept + longest_rest) * (len(chosen) + 1) > _PREFILL_TOKENS:
+                break
+            layers = self._kept.read(found, found.length) if found.length else []
+            chosen[call.key] = call, Unfinished(request.context, found.length, layers)
+        todo = [one for _, one in chosen.values()]
+        done = prefill(partial(self._forward, None), todo, self.allowed_vocab, self.device)
+        for (call, one), prefix in zip(chosen.values(), done, strict=True):
+            call.prefilled = call.context - one.kept
+            self._prefixes[call.key] = prefix
+            self._keep(call.request, call.request.context, prefix.layers)
+
+    def _shares_more(self, request: Request, found: int, chosen: Mapping[bytes, tuple[Call, Unfinished]]) -> bool:
+        """Whether a context of the same tree that is about to be computed begins with more of this one than is kept."""
+        others = (call.request for call, _ in chosen.values() if call.request.tree == request.tree)
+        return request.tree is not None and any(common_length(o.context, request.context) > found for o in others)
+
+    def _keep(self, request: Request, ids: Ids, layers: Layers) -> None:
+        if request.tree is not None:
+            self._kept.add(request.tree, ids[: request.keep], layers)
 
     # ------------------------------------------------------------------------------------------------ decoding
 
@@ -286,7 +314,21 @@ class TransformersEngine:
             self._own_attention = False
             logits_n1V = self._forward(None, **inputs)
         rows.length[record_n] += 1
+        self._share_reading(logits_n1V)
         self._accept(np.arange(rows.used), logits_n1V[:, -1, : self.allowed_vocab].float(), finished)
+
+    def _share_reading(self, logits_n1V: Tensor) -> None:
+        """Give the siblings of a row that has just read the end of their context what they need to begin."""
+        for key, record in self._reading.items():
+            if self._waiting[key]:
+                slot = int(np.flatnonzero(self._rows.record[: self._rows.used] == record)[0])
+                length = int(self._rows.length[record])
+                layers = [(keys[:, :length].clone(), values[:, :length].clone()) for keys, values in self._row(slot)]
+                self._prefixes[key] = Prefix(layers, logits_n1V[slot, -1, : self.allowed_vocab].float().clone())
+
+    def _row(self, slot: int) -> Layers:
+        assert self._slots is not None
+        return [(layer.keys[slot], layer.values[slot]) for layer in self._slots.layers]
 
     def _accept(self, slot_N: NDArray[np.int64], logits_NV: Tensor, finished: list[Completion]) -> None:
         """Sample a token for each of ``slot_N``, note it, and end the sequences it ends."""
@@ -312,7 +354,10 @@ class TransformersEngine:
             finished.append(self._finish(int(slot_N[index]), stop))
 
     def _finish(self, slot: int, stop: Stop) -> Completion:
+        length = int(self._rows.length[self._rows.record[slot]])
         call, ids, logp = self._rows.release(slot)
+        if call.request.tree is not None and self._slots is not None:
+            self._keep(call.request, np.concatenate([call.request.context, ids])[:length], self._row(slot))
         return call.completion(ids, logp, stop, self.policy_version)
 
     def _forward(self, attention: str | None, **inputs: object) -> Tensor:
@@ -350,42 +395,3 @@ class TransformersEngine:
 
     def _to_device(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
-
-
-def _context_limit(config: object, wanted: int | None) -> int:
-    """Positions a sequence may have. Raises ``ConfigError`` for models this cache cannot serve."""
-    text = config.get_text_config()  # type: ignore[attr-defined]
-    positions = getattr(text, "max_position_embeddings", None)
-    limit = wanted if wanted is not None else positions
-    if limit is None:
-        raise ConfigError("the model's configuration names no max_position_embeddings; give max_context")
-    if positions is not None and limit > positions:
-        raise ConfigError(f"max_context is {limit} but the model has {positions} positions; lower it")
-    kinds = set(getattr(text, "layer_types", None) or ())
-    if strange := kinds - {"full_attention", "sliding_attention"}:
-        raise ConfigError(f"the model has {', '.join(sorted(strange))} layers, which need another engine: use vllm")
-    window = getattr(text, "sliding_window", None)
-    slides = "sliding_attention" in kinds or (not kinds and getattr(text, "use_sliding_window", True))
-    if window is not None and slides and window < limit:
-        raise ConfigError(
-            f"the model attends to the last {window} tokens only but max_context is {limit}; "
-            f"lower max_context to {window} or use the vllm engine"
-        )
-    return int(limit)
-
-
-def _configured_eos(model: nn.Module) -> set[int]:
-    """EOS ids of the generation settings and of the configuration."""
-    found: set[int] = set()
-    for settings in (getattr(model, "generation_config", None), model.config):
-        ids = getattr(settings, "eos_token_id", None)
-        if ids is not None:
-            found.update([ids] if isinstance(ids, int) else ids)
-    return found
-
-
-def _kv_bytes_per_token(config: object, model: nn.Module) -> int:
-    text = config.get_text_config()  # type: ignore[attr-defined]
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2 * text.num_hidden_layers * heads * width * next(model.parameters()).element_size()

@@ -36,3 +36,41 @@ def load_complete(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(weights[name])
+
+
+def complete_state(model: nn.Module) -> dict[str, Tensor]:
+    """The complete ``state_dict`` a loader of plain weights understands: aliases included, LoRA merged into its base.
+
+    Tensors are the model's own where nothing was merged; they are to be copied before the next update.
+    """
+    own = model.state_dict()
+    adapted = {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, "base_layer") and hasattr(module, "get_delta_weight")
+    }
+    plain: dict[str, Tensor] = {}
+    for name, tensor in own.items():
+        if any(name.startswith(f"{layer}.") and not name.startswith(f"{layer}.base_layer.") for layer in adapted):
+            continue  # a matrix of the adapter itself
+        plain[name.replace(".base_layer.", ".")] = tensor
+    with torch.no_grad():
+        for name, module in adapted.items():
+            for adapter in module.active_adapters:
+                weight = plain[f"{name}.weight"]
+                plain[f"{name}.weight"] = weight + module.get_delta_weight(adapter).to(weight.dtype)
+    return plain
+
+
+def check_complete(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise ``DataError`` unless ``weights`` has exactly the names and shapes of ``complete_state(model)``."""
+    own = {name: tensor.shape for name, tensor in complete_state(model).items()}
+    missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or foreign:
+        raise DataError(
+            f"weights lack {len(missing)} of {len(own)} tensors {missing[:3]} and bring {len(foreign)} unknown ones "
+            f"{foreign[:3]}; give the model's complete state_dict(), tied aliases such as lm_head.weight included"
+        )
+    for name, shape in own.items():
+        if weights[name].shape != shape:
+            raise DataError(f"{name} has shape {tuple(weights[name].shape)} but the model needs {tuple(shape)}")

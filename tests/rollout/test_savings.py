@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from laconic.rollout.records import Group, Kind, Leaf, Origin, Rollout, Segment, Stop, prompt_group
-from laconic.rollout.savings import critical_tokens, level_saving, parallel_saving, token_saving, trajectory_tokens
+from laconic.rollout.savings import (
+    critical_tokens,
+    decoded_tokens,
+    level_saving,
+    needed_segments,
+    parallel_saving,
+    token_saving,
+    trajectory_tokens,
+)
 
 
 def grow(*nodes: tuple) -> Group:
@@ -40,6 +48,9 @@ def test_a_tree_counts_shared_tokens_once_for_each_leaf_below() -> None:
     group.validate()
     assert trajectory_tokens(group) == 8 + 9 + 8
     assert critical_tokens(group) == 9
+    # The third answer waits for no more than it keeps; what its parent decoded after that is the parent's to wait for.
+    assert [critical_tokens(group, rollout) for rollout in group.rollouts] == [8, 9, 8]
+    assert [decoded_tokens(group, rollout) for rollout in group.rollouts] == [8, 9, 11]
     assert token_saving(18, 25) == pytest.approx(1 - 18 / 25)
 
 
@@ -72,3 +83,22 @@ def test_a_flat_group_saves_nothing() -> None:
     group = group.replace(leaves=(Leaf(0, 1), Leaf(1, 2)), rollouts=(Rollout((0,)), Rollout((1,))))
     assert token_saving(12, trajectory_tokens(group)) == 0 and critical_tokens(group) == 7
     assert token_saving(0, 0) == 0 and parallel_saving(0, 0) == 0
+
+
+def test_the_critical_path_of_a_rollout_is_not_that_of_the_answers_beside_it() -> None:
+    # Two answers to one prompt: a plain one of 40 tokens, and one of 5 that forks into threads of 7 and 20 and joins.
+    group = grow(
+        (0, 2, Kind.SAMPLED, 40),
+        (0, 2, Kind.SAMPLED, 5),
+        (2, 5, Kind.SAMPLED, 7),
+        (2, 5, Kind.SAMPLED, 20),
+        (2, 5, Kind.CONTEXT_COPY, 27, (3, 0, 7), (4, 0, 20)),
+        (5, 27, Kind.SAMPLED, 3),
+    )
+    leaves = tuple(Leaf(index, segment) for index, segment in enumerate((1, 3, 4, 6)))
+    group = group.replace(leaves=leaves, rollouts=(Rollout((0,)), Rollout((1, 2, 3))))
+    group.validate()
+    assert [critical_tokens(group, rollout) for rollout in group.rollouts] == [40, 5 + 20 + 3]
+    assert [decoded_tokens(group, rollout) for rollout in group.rollouts] == [40, 5 + 7 + 20 + 3]
+    assert needed_segments(group, Rollout((3,))) == {0, 2, 3, 4, 5, 6}  # the threads, through the join
+    assert critical_tokens(group) == 40
