@@ -53,15 +53,26 @@ def decoded_tokens(group: Group, rollout: Rollout) -> int:
 
 def needed_segments(group: Group, rollout: Rollout) -> set[int]:
     """Ids of the segments without which the rollout would not be: its leaves' paths, and what these copy from."""
-    needed: set[int] = set()
-    waiting = [group.leaves[leaf].segment for leaf in rollout.leaves]
+    return set(used_tokens(group, (rollout,)))
+
+
+def used_tokens(group: Group, rollouts: Sequence[Rollout] | None = None) -> dict[int, int]:
+    """Segment -> how many of its tokens some leaf stands on or copies; what lies beyond was discarded.
+
+    rollouts: those whose leaves are meant; by default all.
+    """
+    used: dict[int, int] = {}
+    leaves = [leaf for rollout in (group.rollouts if rollouts is None else rollouts) for leaf in rollout.leaves]
+    ends = [group.leaves[leaf].segment for leaf in leaves]
+    waiting = [(segment, len(group.segments[segment])) for segment in ends]
     while waiting:
-        segment = group.segments[waiting.pop()]
-        if segment.id not in needed:
-            needed.add(segment.id)
-            waiting += [origin.segment for origin in segment.origin]
-            waiting += [] if segment.parent is None else [segment.parent]
-    return needed
+        segment, kept = waiting.pop()
+        if kept > used.get(segment, -1):
+            parent, first = group.segments[segment].parent, segment not in used
+            used[segment] = kept
+            waiting += [(origin.segment, origin.stop) for origin in group.segments[segment].origin if first]
+            waiting += [(parent, group.segments[segment].parent_off)] if first and parent is not None else []
+    return used
 
 
 def token_saving(decoded: int, trajectory: int) -> float:

@@ -54,9 +54,9 @@ SCHEMA = pa.schema(
         "segments": SEGMENTS,
     }
 )
-"""``tokens`` are the trained tokens of the leaf's path; ``segment`` is where it ends, and ``stop`` and ``policy_version``
-are those of this end. ``verdict`` and ``extracted`` are null on a leaf that was not judged: training asks about the last
-leaf of a rollout. Reward and advantage are the rollout's."""
+"""``tokens`` are the trained tokens of the leaf's path. ``segment`` is where it ends, and ``stop`` and
+``policy_version`` are those of this end. ``verdict`` and ``extracted`` are null on a leaf that was not judged: training
+asks about the last leaf of a rollout. Reward and advantage are the rollout's."""
 _NAME = re.compile(r"step-(\d{6,})\.parquet")
 _LOGP = "segments.list.element.logp.list.element"
 """The bytes of log-probs compress by their place in the number ..."""

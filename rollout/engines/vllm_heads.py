@@ -62,10 +62,8 @@ def widen(weights: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
             changed[name] = _rows(tensor, width, target) * ((target / width) ** 0.5 if kind == "q_proj" else 1.0)
         elif kind == "o_proj" and name.endswith("weight"):
             changed[name] = _rows(tensor.T, width, target).T.contiguous()
-            if (
-                name.replace("weight", "bias") not in weights
-                and name.replace("o_proj.weight", "q_proj.bias") in weights
-            ):
+            bias = name.replace("weight", "bias")
+            if bias not in weights and bias.replace("o_proj", "q_proj") in weights:
                 # biases come with all four projections of a Llama
                 changed[bias] = torch.zeros_like(tensor[:, 0])
     return changed

@@ -11,7 +11,6 @@ gets the last ones again before the open calls are repeated.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections import deque
@@ -85,7 +84,8 @@ class VllmServerEngine:
         self.mismatch = 0.0
         """What the last probe measured, in nats."""
         where = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
-        self._folder = Path(tempfile.mkdtemp(prefix="laconic-weights-", dir=where))
+        self._owner = tempfile.TemporaryDirectory(prefix="laconic-weights-", dir=where)
+        self._folder = Path(self._owner.name)
         self._threads = ThreadPoolExecutor(max_live, thread_name_prefix="vllm-call")
         self._queue: deque[Request] = deque()
         self._calls: dict[Future[Any], Request] = {}
@@ -179,7 +179,7 @@ class VllmServerEngine:
     def close(self) -> None:
         """Forget the weights' copy; the server goes on."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._owner.cleanup()
 
     def _push(self) -> None:
         reload = {"method": "reload_weights", "kwargs": {"weights_path": str(self._folder)}}
