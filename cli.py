@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .cli_groups import methods_app, rollout_app
 from .cli_json import Json, json_option, print_json, stdout
 from .errors import ConfigError, LaconicError
 
@@ -41,6 +42,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(rollout_app, name="rollout")
+app.add_typer(methods_app, name="methods")
 
 
 @app.callback()
@@ -279,51 +282,6 @@ def tasks(
         listing.print_overlap(report)
     if report["pairs"]:
         raise typer.Exit(1)
-
-
-methods_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
-app.add_typer(methods_app, name="methods")
-
-
-@methods_app.callback()
-def methods(context: typer.Context, as_json: Json = False) -> None:
-    """List the methods: id, paper, stage, configuration.
-
-    \b
-    Examples:
-      laconic methods
-      laconic methods show dot
-      laconic methods --json
-    """
-    if context.invoked_subcommand is not None:
-        return
-    from .train import methods as table
-
-    if as_json:
-        print_json([table.as_dict(method) for method in table.METHODS])
-    else:
-        table.print_table()
-
-
-@methods_app.command("show")
-def show_method(
-    method: Annotated[str, typer.Argument(metavar="ID", help="An id that `laconic methods` lists.")],
-    as_json: Json = False,
-) -> None:
-    """Print formula, settings with their defaults, traps and source of one method.
-
-    \b
-    Examples:
-      laconic methods show dot
-      laconic methods show kl_cov --json
-    """
-    from .train import methods as table
-
-    chosen = table.find(method)
-    if as_json:
-        print_json(table.as_dict(chosen))
-    else:
-        table.print_method(chosen)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from rich.tree import Tree
 from ..eval.visible import visible
 from ..eval.wording import count, percent
 from ..rewards.verdict import Verdict
-from ..rollout.branches import Branch, Stretch, branches
+from ..rollout.branches import Branch, Stretch, branches, stretches
 from ..rollout.records import Cost, Kind
 from ..rollout.savings import (
     critical_tokens,
@@ -33,11 +33,13 @@ from ..rollout.savings import (
 from .rollout_log import SavedGroup
 
 LEGEND = (
-    "#segment, its tokens, why it stopped; at branches the surprise of the first token (-log p, in nats); the leaf that "
-    "ends there"
+    "#segment, its tokens, why it stopped; where branches begin, how surprising their first token is (-log p in nats); "
+    "the leaf that ends there"
 )
 _LEAST_TEXT = 16
 """Characters of text shown in any case."""
+_LEAST_ROOM = 28
+"""Columns that a branch needs; deeper ones are counted, and the page shows them."""
 _STYLES = {"right": "green", "wrong": "red", "quiet": "cyan"}
 Tone = Literal["right", "wrong", "quiet"]
 
@@ -100,7 +102,7 @@ class Totals:
             ("T_dec", f"{self.cost.decoded:,}", "tokens decoded"),
             ("T_pre", f"{self.cost.prefilled:,}", f"context tokens read in; {self.cost.cached:,} more were cached"),
             ("T_kv", f"{self.cost.kv_read:,}", "cached tokens read while decoding"),
-            ("T_traj", f"{self.trajectories:,}", "tokens on the paths to all leaves, shared ones once for each"),
+            ("T_traj", f"{self.trajectories:,}", "tokens that the answers stand on, shared ones once for each"),
             ("T_crit", count(self.critical), "tokens one after another until a rollout is done, mean"),
             ("tokens saved", percent(self.tokens_saved), "1 - T_dec / T_traj: decoded once, used several times"),
             ("decoded in parallel", percent(self.parallel_saved), "1 - T_crit / T_dec, within rollouts"),
@@ -139,7 +141,7 @@ def picture_of(saved: SavedGroup) -> Picture:
     facts = [
         *([] if saved.step is None else [f"step {saved.step}"]),
         *([] if saved.level is None else [f"level {saved.level}"]),
-        f"answer {visible(saved.gold)}",
+        f"gold {visible(saved.gold)}",
         f"{_plural(totals.leaves, 'leaf', 'leaves')}, {totals.right} of {totals.judged} right",
         f"{_plural(group.cost.decoded, 'token')} decoded, {percent(totals.tokens_saved)} saved",
     ]
@@ -160,11 +162,17 @@ def print_rollouts(saved: Sequence[SavedGroup], console: Console) -> None:
     totals = totals_of(saved)
     for name, value, meaning in totals.rows():
         console.print(Text.assemble((f"{name:<20}", "bold"), f"{value:>14}  ", (meaning, "dim")), soft_wrap=True)
-    console.print(
-        f"{_plural(totals.groups, 'group')}, {_plural(totals.rollouts, 'rollout')}, "
-        f"{_plural(totals.leaves, 'leaf', 'leaves')}, {totals.right} of {totals.judged} right",
-        highlight=False,
+    console.print(headline(totals), highlight=False)
+
+
+def headline(totals: Totals) -> str:
+    """How many there are, and how many are right."""
+    counts = (
+        _plural(totals.groups, "group"),
+        _plural(totals.rollouts, "rollout"),
+        _plural(totals.leaves, "leaf", "leaves"),
     )
+    return f"{', '.join(counts)}, {totals.right} of {totals.judged} judged right"
 
 
 def shortened(text: str, room: int) -> str:
@@ -185,8 +193,7 @@ class _Words:
         self.notes: dict[int, list[LeafNote]] = {}
         for number, rollout in enumerate(saved.group.rollouts):
             for leaf in rollout.leaves:
-                segment = saved.group.leaves[leaf].segment
-                self.notes.setdefault(segment, []).append(self._leaf(number, leaf, last=leaf == rollout.leaves[-1]))
+                self.notes.setdefault(saved.group.leaves[leaf].segment, []).append(self._leaf(number, leaf))
         self.versions = len({s.policy_version for s in saved.group.segments if s.kind is Kind.SAMPLED}) > 1
 
     def node(self, branch: Branch, *, branches: bool) -> Node:
@@ -196,12 +203,12 @@ class _Words:
 
     def _note(self, piece: Stretch, branches: bool) -> Note:
         segment = piece.segment
-        kind = str(segment.kind).replace("_", " ")
-        facts = [] if segment.kind in (Kind.SAMPLED, Kind.PROMPT) else [kind]
-        facts += [f"of #{origin.segment}[{origin.start}:{origin.stop}]" for origin in segment.origin if not piece.index]
+        facts = [] if segment.kind in (Kind.SAMPLED, Kind.PROMPT, Kind.CONTEXT_COPY) else [str(segment.kind)]
+        if segment.kind is Kind.CONTEXT_COPY:
+            facts.append("copy of " + " ".join(f"#{one.segment}[{one.start}:{one.stop}]" for one in segment.origin))
         facts.append(_plural(piece.stop - piece.start, "token"))
         if piece.ends and segment.stop is not None:
-            facts.append(str(segment.stop))
+            facts.append(str(segment.stop).replace("_", " "))
         if branches and piece.surprisal is not None:
             facts.append(f"{piece.surprisal:.2f} nats")
         if self.versions and segment.kind is Kind.SAMPLED:
@@ -213,11 +220,11 @@ class _Words:
         leaves = tuple(self.notes.get(segment.id, ())) if piece.ends else ()
         return Note(name, str(segment.kind), tuple(facts), leaves, self.saved.texts[segment.id][piece.index])
 
-    def _leaf(self, rollout: int, leaf: int, *, last: bool) -> LeafNote:
+    def _leaf(self, rollout: int, leaf: int) -> LeafNote:
         outcome, several = self.saved.outcomes[leaf], len(self.group.rollouts) < len(self.group.leaves)
         name = f"leaf {leaf}" + (f" of rollout {rollout}" if several else "")
-        if outcome.verdict is None or not last and outcome.verdict not in (Verdict.RIGHT, Verdict.WRONG):
-            return LeafNote(name, "quiet")  # a part of the rollout; its answer is elsewhere
+        if outcome.verdict is None:  # a part of the rollout; its answer is elsewhere
+            return LeafNote(name, "quiet")
         words = [f"{name} {outcome.verdict}"]
         if outcome.extracted is not None:
             words.append(f"read as {shortened(outcome.extracted, 40)}")
@@ -229,8 +236,17 @@ class _Words:
 
 
 def _grow(tree: Tree, node: Node, width: int, depth: int) -> None:
+    """Add what is below ``node``, as deep as the width allows."""
+    room = width - 4 * depth
+    if node.below and room < min(_LEAST_ROOM, width // 2):
+        tree.add(Text(f"… {_size(node) - len(node.notes)} more", "dim", no_wrap=True, overflow="ellipsis"))
+        return
     for below in node.below:
-        _grow(tree.add(_lines(None, below, width - 4 * depth)), below, width, depth + 1)
+        _grow(tree.add(_lines(None, below, room)), below, width, depth + 1)
+
+
+def _size(node: Node) -> int:
+    return len(node.notes) + sum(map(_size, node.below))
 
 
 def _lines(heading: Text | None, node: Node, width: int) -> Text:
@@ -277,9 +293,21 @@ def as_dict(saved: SavedGroup) -> Mapping[str, Any]:
                 "stop": str(group.segments[leaf.segment].stop),
                 "verdict": outcome.verdict,
                 "extracted": outcome.extracted,
+                "response": _response(saved, leaf.segment),
                 "reward": outcome.reward,
                 "advantage": outcome.advantage,
             }
             for leaf, outcome in zip(group.leaves, saved.outcomes, strict=True)
         ],
     }
+
+
+def _response(saved: SavedGroup, end: int) -> str:
+    """The text of a leaf's path, the prompt left out."""
+    pieces = stretches(saved.group)
+    return "".join(
+        saved.texts[segment.id][piece.index]
+        for segment, kept in saved.group.path(end)[1:]
+        for piece in pieces[segment.id]
+        if piece.stop <= kept
+    )

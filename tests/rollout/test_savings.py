@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from laconic.rollout.records import Group, Kind, Leaf, Origin, Rollout, Segment, Stop, prompt_group
 from laconic.rollout.savings import (
+    answer_leaves,
     critical_tokens,
     decoded_tokens,
     level_saving,
-    needed_segments,
     parallel_saving,
     token_saving,
     trajectory_tokens,
+    used_tokens,
 )
 
 
@@ -48,9 +51,10 @@ def test_a_tree_counts_shared_tokens_once_for_each_leaf_below() -> None:
     group.validate()
     assert trajectory_tokens(group) == 8 + 9 + 8
     assert critical_tokens(group) == 9
-    # The third answer waits for no more than it keeps; what its parent decoded after that is the parent's to wait for.
+    # One answer alone is one path, however it was sampled, and what its parent decoded after the split is not on it.
     assert [critical_tokens(group, rollout) for rollout in group.rollouts] == [8, 9, 8]
-    assert [decoded_tokens(group, rollout) for rollout in group.rollouts] == [8, 9, 11]
+    assert [decoded_tokens(group, rollout) for rollout in group.rollouts] == [8, 9, 8]
+    assert used_tokens(group, group.rollouts[2:]) == {0: 2, 1: 2, 4: 6}
     assert token_saving(18, 25) == pytest.approx(1 - 18 / 25)
 
 
@@ -100,5 +104,34 @@ def test_the_critical_path_of_a_rollout_is_not_that_of_the_answers_beside_it() -
     group.validate()
     assert [critical_tokens(group, rollout) for rollout in group.rollouts] == [40, 5 + 20 + 3]
     assert [decoded_tokens(group, rollout) for rollout in group.rollouts] == [40, 5 + 7 + 20 + 3]
-    assert needed_segments(group, Rollout((3,))) == {0, 2, 3, 4, 5, 6}  # the threads, through the join
+    assert used_tokens(group, [Rollout((3,))]) == {0: 2, 2: 5, 3: 7, 4: 20, 5: 27, 6: 3}  # the threads by the join
+    assert used_tokens(group) == {0: 2, 1: 40, 2: 5, 3: 7, 4: 20, 5: 27, 6: 3}
     assert critical_tokens(group) == 40
+
+
+def test_parts_of_an_answer_are_no_trajectories_of_their_own() -> None:
+    """Chunks with a carry, and threads, save no token; summaries of one thought do, though they share an advantage."""
+    chunks = grow(
+        (0, 2, Kind.SAMPLED, 10),
+        (0, 2, Kind.CONTEXT_COPY, 4, (1, 6, 10)),
+        (2, 4, Kind.SAMPLED, 10),
+    )
+    threads = grow(
+        (0, 2, Kind.SAMPLED, 5),
+        (1, 4, Kind.SAMPLED, 7),
+        (1, 4, Kind.CONTEXT_COPY, 7, (2, 0, 7)),
+        (3, 7, Kind.SAMPLED, 3),
+    )
+    summaries = grow((0, 2, Kind.SAMPLED, 10), (1, 5, Kind.SAMPLED, 3), (1, 10, Kind.SAMPLED, 4))
+
+    def stopped(group: Group, *leaves: int) -> Group:
+        segments = tuple(replace(s, stop=Stop.EOS if s.id == leaves[-1] else Stop.STOP_TOKEN) for s in group.segments)
+        ends = tuple(Leaf(index, segment) for index, segment in enumerate(leaves))
+        return group.replace(segments=segments, leaves=ends, rollouts=(Rollout(tuple(range(len(leaves)))),))
+
+    chunks, threads, summaries = stopped(chunks, 1, 3), stopped(threads, 1, 2, 4), stopped(summaries, 2, 3)
+    assert [answer_leaves(group, group.rollouts[0]) for group in (chunks, threads, summaries)] == [[1], [2], [0, 1]]
+    assert trajectory_tokens(chunks) == 10 + 10
+    assert trajectory_tokens(threads) == 4 + 7 + 3
+    assert trajectory_tokens(summaries) == 5 + 3 + 10 + 4
+    assert critical_tokens(summaries, summaries.rollouts[0]) == 14
