@@ -216,8 +216,12 @@ def grade(
     tally = grade_file(file, policy=policy, verifier=verifier, as_json=as_json, out=stdout.json)
     if tally.alarms:
         typer.echo(
-            f"{tally.alarms} lines could not be judged in time; they count as wrong, see their reasons", err=True
+            f"{tally.alarms} lines were given up (timeout, crashed); they count as wrong, see their reasons", err=True
         )
+    for warning in tally.golds[:20]:
+        typer.echo(f"warning: {warning}", err=True)
+    if len(tally.golds) > 20:
+        typer.echo(f"warning: and {len(tally.golds) - 20} more answers to golds that cannot be read", err=True)
     for error in tally.errors[:20]:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
     if len(tally.errors) > 20:
