@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from .cli_json import Json, json_option, print_json, stdout
+from .cli_methods import methods_app
 from .errors import ConfigError, LaconicError
 
 
@@ -193,6 +194,35 @@ def compare(
 
 
 @app.command()
+def cost(
+    model: Annotated[str, typer.Argument(help="A packaged name, a folder or config.json, or a Hub id.")],
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 200,
+    completion: Annotated[int, typer.Option(help="Tokens of the answer, thought included.")] = 4000,
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Answers at a time; again for more. Default 1 and 64.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="A machine of eval/hardware.yaml.")] = "h100-sxm",
+    hardware: Annotated[Path | None, typer.Option(help="YAML file with machines of your own.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Price an answer by arithmetic: parameters, FLOPs, bytes and roofline time on a named machine.
+
+    \b
+    Examples:
+      laconic cost Qwen/Qwen2.5-1.5B
+      laconic cost Qwen/Qwen2.5-1.5B --completion 1000 --batch 1 --batch 256
+      laconic cost my-model/config.json --profile h200-sxm --json
+    """
+    from .train.cost_command import cost_of, print_cost
+
+    priced = cost_of(model, prompt, completion, tuple(batch or (1, 64)), profile, hardware)
+    if as_json:
+        print_json(priced)
+    else:
+        print_cost(priced)
+
+
+@app.command()
 def grade(
     file: Annotated[Path, typer.Argument(help="JSONL or Parquet with gold and response, perhaps truncated, verifier.")],
     policy: Annotated[
@@ -216,8 +246,12 @@ def grade(
     tally = grade_file(file, policy=policy, verifier=verifier, as_json=as_json, out=stdout.json)
     if tally.alarms:
         typer.echo(
-            f"{tally.alarms} lines could not be judged in time; they count as wrong, see their reasons", err=True
+            f"{tally.alarms} lines were given up (timeout, crashed); they count as wrong, see their reasons", err=True
         )
+    for warning in tally.golds[:20]:
+        typer.echo(f"warning: {warning}", err=True)
+    if len(tally.golds) > 20:
+        typer.echo(f"warning: and {len(tally.golds) - 20} more answers to golds that cannot be read", err=True)
     for error in tally.errors[:20]:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
     if len(tally.errors) > 20:
@@ -263,49 +297,7 @@ def tasks(
         raise typer.Exit(1)
 
 
-methods_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(methods_app, name="methods")
-
-
-@methods_app.callback()
-def methods(context: typer.Context, as_json: Json = False) -> None:
-    """List the methods: id, paper, stage, configuration.
-
-    \b
-    Examples:
-      laconic methods
-      laconic methods show dot
-      laconic methods --json
-    """
-    if context.invoked_subcommand is not None:
-        return
-    from .train import methods as table
-
-    if as_json:
-        print_json([table.as_dict(method) for method in table.METHODS])
-    else:
-        table.print_table()
-
-
-@methods_app.command("show")
-def show_method(
-    method: Annotated[str, typer.Argument(metavar="ID", help="An id that `laconic methods` lists.")],
-    as_json: Json = False,
-) -> None:
-    """Print formula, settings with their defaults, traps and source of one method.
-
-    \b
-    Examples:
-      laconic methods show dot
-      laconic methods show kl_cov --json
-    """
-    from .train import methods as table
-
-    chosen = table.find(method)
-    if as_json:
-        print_json(table.as_dict(chosen))
-    else:
-        table.print_method(chosen)
 
 
 @app.command()
