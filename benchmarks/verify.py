@@ -150,8 +150,8 @@ def with_gold(file: Path) -> list[dict[str, Any]]:
 
 
 def judged(rows: Sequence[Mapping[str, Any]]) -> list[Judgement]:
-    """Judgements under the policy ``eval``."""
-    with VerifierPool(verifiers=("math_eval",)) as pool:
+    """Judgements under the policy ``eval``; the deadline is a long one, because how fast they come is another claim."""
+    with VerifierPool(deadline=60, verifiers=("math_eval",)) as pool:
         return pool.judge([Item(row["response"], row["gold"], "math_eval") for row in rows])
 
 

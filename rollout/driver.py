@@ -64,7 +64,10 @@ def insert(segments: list[Segment], parent: int, kept: int, pieces: Sequence[Pie
 
 
 def shared(default: Any) -> Any:
-    """A field of a driver that the configuration's section around it sets for every driver, such as ``group_size``."""
+    """A field of a driver that is no key of its own in a configuration.
+
+    The section around sets it for every driver, such as ``group_size``, or ``with_tokenizer`` fills it in.
+    """
     return field(default=default, metadata={"shared": True})
 
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass
 from importlib import import_module
 from typing import Any
 
 from ..errors import ConfigError
-from .settings_io import field_docs, resolve
+from .settings_io import field_docs, own_fields, resolve
 
 # Shapes of the story: method -> stage -> table -> dataclass
 
 STAGES = {
+    "rollout.driver": ("laconic.rollout.drivers", "DRIVERS"),
     "sampler": ("laconic.train.samplers", "SAMPLERS"),
     "truncation": ("laconic.train.truncation", "TRUNCATIONS"),
     "reward.shaping": ("laconic.rewards.shaping", "SHAPINGS"),
@@ -132,6 +133,91 @@ METHODS = (
             "With credit grpo the weight cancels in groups of right answers; dr_grpo keeps it.",
         ),
     ),
+    Method(
+        "treepo",
+        "Segment trees (TreePO)",
+        "2508.17445",
+        "rollout.driver",
+        "configs/methods/treepo.yaml",
+        "decode in segments, branch live paths at their ends, share what comes before",
+        (
+            "Deep trees with few leaves save little: the branching is used up in the first log2(group_size) segments.",
+            "finished_first_strict takes the worst endings first, as published.",
+            "Repetition looks at text across segments; a model that checks its work in equal words needs it off.",
+        ),
+    ),
+    Method(
+        "eptree",
+        "Entropy-guided trees (TreeRL)",
+        "2506.11902",
+        "rollout.driver",
+        "configs/methods/eptree.yaml",
+        "split whole answers at their most surprising tokens and decode them to the end again",
+        (
+            "rollout.group_size counts whole answers; leaves are group_size * (1 + splits * rounds * branches).",
+            "Where answers split depends on what was sampled, so a plain mean over leaves is biased.",
+        ),
+    ),
+    Method(
+        "delethink",
+        "Markovian thinking in chunks",
+        "2510.06557",
+        "rollout.driver",
+        "configs/methods/delethink.yaml",
+        "think in chunks of a fixed size that see only the end of what was thought before: cost linear in thought",
+        (
+            "A model that does not repeat what matters near a chunk's end loses it; look at accuracy before training.",
+            "All chunks of a trace share one advantage and its length, never a chunk's own.",
+        ),
+    ),
+    Method(
+        "summary",
+        "InftyThink: rounds joined by summaries",
+        "2503.06692",
+        "rollout.driver",
+        "configs/methods/summary.yaml",
+        "a round ends with a summary, and the next one sees the problem and that summary only",
+        (
+            "The model must write the summary marks; one that never does samples flat answers of one round.",
+            "The copied summary is context; it is trained where it was sampled.",
+        ),
+    ),
+    Method(
+        "anytime",
+        "Anytime reasoning over sampled budgets",
+        "2505.13438",
+        "rollout.driver",
+        "configs/methods/anytime.yaml",
+        "cut each thought at several budgets and answer from every prefix",
+        (
+            "A base that has never seen a cut thought answers badly from one: its first steps only learn the format.",
+            "unit trace judges the largest budget alone; unit summary gives every answer an advantage of its own.",
+        ),
+    ),
+    Method(
+        "fork_join",
+        "Parallel threads with joins",
+        "2512.07843",
+        "rollout.driver",
+        "configs/methods/fork_join.yaml",
+        "decode independent parts side by side and go on from a copy of all of them",
+        (
+            "A join reads the threads in again: cheap in decode steps, not in prefill.",
+            "Without fork marks in its training data a model never forks, and this is flat sampling.",
+        ),
+    ),
+    Method(
+        "budget_force",
+        "Budget forcing of s1",
+        "2501.19393",
+        "rollout.driver",
+        "configs/methods/budget_force.yaml",
+        "cap the thought, and put a word such as Wait in place of its first ends",
+        (
+            "Made for evaluation: forced tokens are not trained, so a policy does not learn to go on by itself.",
+            "The word must be one after which the model goes on thinking.",
+        ),
+    ),
 )
 
 
@@ -156,7 +242,7 @@ def as_dict(method: Method) -> dict[str, Any]:
     docs = field_docs(cls)
     return {
         **{key: value for key, value in vars(method).items() if key != "traps"},
-        "defaults": {f.name: {"value": _default(f), "meaning": docs.get(f.name, "")} for f in fields(cls) if f.init},
+        "defaults": {f.name: {"value": _default(f), "meaning": docs.get(f.name, "")} for f in own_fields(cls)},
         "traps": list(method.traps),
         "description": description(cls),
     }

@@ -3,9 +3,11 @@
 from .anytime import AnytimeDriver
 from .budget_force import BudgetForceDriver
 from .delethink import DelethinkDriver
+from .eptree import EPTreeDriver
 from .flat import FlatDriver
 from .fork_join import ForkJoinDriver
 from .summary import SummaryDriver
+from .treepo import TreePODriver
 
 DRIVERS: dict[str, type] = {
     "flat": FlatDriver,
@@ -14,6 +16,8 @@ DRIVERS: dict[str, type] = {
     "budget_force": BudgetForceDriver,
     "delethink": DelethinkDriver,
     "summary": SummaryDriver,
+    "treepo": TreePODriver,
+    "eptree": EPTreeDriver,
 }
 """Drivers by the name ``rollout.driver`` gives them."""
 
@@ -25,4 +29,6 @@ __all__ = [
     "BudgetForceDriver",
     "DelethinkDriver",
     "SummaryDriver",
+    "TreePODriver",
+    "EPTreeDriver",
 ]

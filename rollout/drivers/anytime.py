@@ -63,9 +63,9 @@ class AnytimeDriver:
     """Forced before every summary."""
     seed: int = 0
     """Of sampled placement; a group's budgets are a function of it, the problem and the group's id."""
-    think_end: tuple[int, ...] = ()
-    cut: tuple[int, ...] = ()
-    header: tuple[int, ...] = ()
+    think_end: tuple[int, ...] = shared(())
+    cut: tuple[int, ...] = shared(())
+    header: tuple[int, ...] = shared(())
     """Token ids of the three texts; ``with_tokenizer`` fills them in."""
     group_size: int = shared(8)
     """Thoughts for one prompt."""

@@ -41,9 +41,9 @@ class BudgetForceDriver:
     """Forced in place of an end of thought that is ignored."""
     answer_text: str = ""
     """Forced after an end of thought that was itself forced, such as "Final Answer:"."""
-    think_end: tuple[int, ...] = ()
-    wait: tuple[int, ...] = ()
-    answer: tuple[int, ...] = ()
+    think_end: tuple[int, ...] = shared(())
+    wait: tuple[int, ...] = shared(())
+    answer: tuple[int, ...] = shared(())
     """Token ids of the three texts; ``with_tokenizer`` fills them in."""
     group_size: int = shared(8)
     """Answers to one prompt."""

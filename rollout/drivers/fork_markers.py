@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..driver import shared
 from ..records import Ids
 from .markers import marker_ids, stop_id
 
@@ -40,24 +41,24 @@ class ForkMarkers:
     """Format ``calls``: what a thread returns begins after the last of these; one token."""
     no_result_text: str = ""
     """Format ``calls``: stands for a thread that returned nothing."""
-    list_open: int = -1
-    item: int = -1
-    fork: int = -1
-    result: int = -1
+    list_open: int = shared(-1)
+    item: int = shared(-1)
+    fork: int = shared(-1)
+    result: int = shared(-1)
     """Token ids of ``list_text``, ``item_text``, ``fork_text`` and ``result_text``; -1: none."""
-    thread_end: tuple[int, ...] = ()
-    header_parts: tuple[tuple[int, ...], ...] = ((), ())
+    thread_end: tuple[int, ...] = shared(())
+    header_parts: tuple[tuple[int, ...], ...] = shared(((), ()))
     """Token ids of the header before and after the number."""
-    digits: tuple[int, ...] = ()
+    digits: tuple[int, ...] = shared(())
     """Token ids of 0 to 9, where the header has a number."""
-    texts: tuple[tuple[int, str], ...] = ()
+    texts: tuple[tuple[int, str], ...] = shared(())
     """Tokens that a number, white space and a colon may be written with, and their texts."""
-    close_thread_ids: tuple[int, ...] = ()
-    joined_ids: tuple[int, ...] = ()
-    close_ids: tuple[int, ...] = ()
-    child_ids: tuple[int, ...] = ()
-    no_result_ids: tuple[int, ...] = ()
-    between: int = 0
+    close_thread_ids: tuple[int, ...] = shared(())
+    joined_ids: tuple[int, ...] = shared(())
+    close_ids: tuple[int, ...] = shared(())
+    child_ids: tuple[int, ...] = shared(())
+    no_result_ids: tuple[int, ...] = shared(())
+    between: int = shared(0)
     """Tokens of line breaks that the header begins with: in a join only the first thread's are kept."""
 
     def with_tokenizer(self, tokenizer: Any) -> Self:

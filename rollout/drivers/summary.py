@@ -46,10 +46,10 @@ class SummaryDriver:
     """Forced before the summary of the last round."""
     history_close_text: str = "</history>"
     """Forced after it."""
-    summary_open: tuple[int, ...] = ()
-    summary_close: tuple[int, ...] = ()
-    history_open: tuple[int, ...] = ()
-    history_close: tuple[int, ...] = ()
+    summary_open: tuple[int, ...] = shared(())
+    summary_close: tuple[int, ...] = shared(())
+    history_open: tuple[int, ...] = shared(())
+    history_close: tuple[int, ...] = shared(())
     """Token ids of the four texts; ``with_tokenizer`` fills them in."""
     group_size: int = shared(8)
     """Trajectories for one prompt."""

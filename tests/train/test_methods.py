@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,7 @@ ids = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.id)
 @ids
 def test_a_listed_method_is_what_its_configuration_selects(method):
     settings = load_settings(ROOT / method.config)
-    chosen = settings.reward.shaping if method.stage == "reward.shaping" else getattr(settings, method.stage)
-    assert type(chosen) is method_class(method)
+    assert type(attrgetter(method.stage)(settings)) is method_class(method)
 
 
 @ids

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ...eval.tasks import PROCEDURAL
 from ...eval.tasks.benchmarks import BENCHMARKS
-from ..methods import METHODS
+from ..methods import METHODS, STAGES
 from ..settings import as_dict
 from .card_tables import cost_rows, headline, how_measured, limits, rows
 from .evidence import Evidence
@@ -21,7 +21,6 @@ from .trained_run import TrainedRun
 TEMPLATE = "card.md.j2"
 LICENCE_KEYS = ("license", "license_name", "license_link")
 """What a card says about the licence; a model trained from a base inherits it."""
-_STAGES = ("sampler", "truncation", "reward.shaping", "credit", "objective")
 _PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
@@ -112,12 +111,12 @@ def _results(summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _methods(run: TrainedRun) -> Iterator[dict[str, str]]:
     """The methods that the settings chose: stage, name, paper, options."""
     known = {method.id: method for method in METHODS}
-    for stage in _STAGES:
+    for stage in STAGES:
         section: Any = as_dict(run.settings)
         for key in stage.split("."):
             section = section[key]
         name = section["name"]
-        if name == "none":
+        if name in ("none", "flat"):
             continue
         method = known.get(name)
         options = ", ".join(
