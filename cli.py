@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .cli_groups import methods_app, rollout_app
 from .cli_json import Json, json_option, print_json, stdout
-from .cli_methods import methods_app
 from .errors import ConfigError, LaconicError
 
 
@@ -42,6 +42,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(rollout_app, name="rollout")
+app.add_typer(methods_app, name="methods")
 
 
 @app.callback()
@@ -295,9 +297,6 @@ def tasks(
         listing.print_overlap(report)
     if report["pairs"]:
         raise typer.Exit(1)
-
-
-app.add_typer(methods_app, name="methods")
 
 
 @app.command()

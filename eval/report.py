@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from ..atomic import write_whole
 from ..errors import ConfigError, DataError
 from .figures import inline_svg, save_png
+from .page import environment
 from .pictures import Picture, pictures
 from .records import SAMPLES, read_samples
 from .report_notes import caveats, default_title, measured, tiles
 from .report_rows import detail_table, headline_table, level_table, pair_facts
 from .transcripts import FOLD_AFTER, Example, pick_examples, shortened
-from .visible import visible
 from .wording import comparison_headline, evaluation_headline, margin_words
 
 __all__ = ["Evaluated", "write_report"]
@@ -174,14 +174,6 @@ def _inline(picture: Picture) -> _Inlined:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # Markup is what was made here; every other text is made visible first and escaped after.
-        finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else visible(value),
-    )
-    environment.filters["shortened"] = shortened
-    return environment
+    made = environment()
+    made.filters["shortened"] = shortened
+    return made

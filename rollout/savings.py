@@ -1,40 +1,82 @@
 """What a shape of rollouts saves, in tokens: the counters that follow from a finished group alone.
 
-    T_traj   sum over leaves of sampled tokens on the path        what flat sampling of the same answers would decode
-    T_crit   sampled tokens on the longest chain of dependencies   decode steps that cannot run at the same time
+    T_traj   sum over answers of the sampled tokens they need     what flat sampling of the same answers would decode
+    T_crit   sampled tokens on a rollout's longest dependency path   decode steps until the last of its leaves is there
     token_saving    = 1 - T_dec / T_traj
-    parallel_saving = 1 - T_crit / T_dec
+    parallel_saving = 1 - T_crit / T_dec                           T_dec: of the tokens that the rollout depends on
 
 T_dec, T_pre and T_kv are the engine's (``Cost``). A segment depends on its parent up to where it splits off, and a
-context copy on the tokens that it repeats.
+context copy on the tokens that it repeats. T_crit is of one rollout: the answers to a prompt run beside each other
+however they are sampled, so what several of them take says nothing of the shape of one. Over rollouts it is averaged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from .records import Group, Kind
+from .records import Group, Kind, Rollout, Stop
+
+_DECODED = (Kind.SAMPLED, Kind.PROBE)
 
 
 def trajectory_tokens(group: Group) -> int:
-    """T_traj of one group: shared tokens count once for each leaf below them."""
-    return sum(group.trained_length(leaf) for leaf in group.leaves)
+    """T_traj of one group: shared tokens count once for each answer below them."""
+    answers = (leaf for rollout in group.rollouts for leaf in answer_leaves(group, rollout))
+    return sum(_tokens(group, used_tokens(group, (Rollout((leaf,)),)), (Kind.SAMPLED,)) for leaf in answers)
 
 
-def critical_tokens(group: Group) -> int:
-    """T_crit of one group, in tokens; those decoded and discarded count, because they were waited for."""
+def answer_leaves(group: Group, rollout: Rollout) -> list[int]:
+    """Leaves of a rollout that are answers of their own, not parts (chunks, threads) of which another one is made."""
+    answers = []
+    for leaf in rollout.leaves:
+        end = group.segments[group.leaves[leaf].segment]
+        others = tuple(one for one in rollout.leaves if group.leaves[one].segment != end.id)
+        last_or_whole = leaf == rollout.leaves[-1] or end.stop is Stop.EOS
+        if last_or_whole or end.id not in used_tokens(group, (Rollout(others),)):
+            answers.append(leaf)
+    return answers
+
+
+def critical_tokens(group: Group, rollout: Rollout | None = None) -> int:
+    """T_crit of one rollout, in tokens; without one, of all that the group holds, discarded tokens included."""
+    used = {s.id: len(s) for s in group.segments} if rollout is None else used_tokens(group, (rollout,))
     before: list[int] = []  # by segment: tokens decoded, one after another, before it can begin
 
     def until(segment: int, offset: int) -> int:
-        decoded = group.segments[segment].kind in (Kind.SAMPLED, Kind.PROBE)
+        decoded = group.segments[segment].kind in _DECODED
         return before[segment] + (offset if decoded else 0)
 
     ends = [0]
     for segment in group.segments:
         start = 0 if segment.parent is None else until(segment.parent, segment.parent_off)
         before.append(max([start, *(until(origin.segment, origin.stop) for origin in segment.origin)]))
-        ends.append(until(segment.id, len(segment)))
+        if segment.id in used:
+            ends.append(until(segment.id, used[segment.id]))
     return max(ends)
+
+
+def decoded_tokens(group: Group, rollout: Rollout) -> int:
+    """T_dec of one rollout: decoded tokens that its leaves stand on or copy, those shared with others included."""
+    return _tokens(group, used_tokens(group, (rollout,)), _DECODED)
+
+
+def used_tokens(group: Group, rollouts: Sequence[Rollout] | None = None) -> dict[int, int]:
+    """Segment -> how many of its tokens some leaf stands on or copies; what lies beyond was discarded.
+
+    rollouts: those whose leaves are meant; by default all.
+    """
+    used: dict[int, int] = {}
+    leaves = [leaf for rollout in (group.rollouts if rollouts is None else rollouts) for leaf in rollout.leaves]
+    ends = [group.leaves[leaf].segment for leaf in leaves]
+    waiting = [(segment, len(group.segments[segment])) for segment in ends]
+    while waiting:
+        segment, kept = waiting.pop()
+        if kept > used.get(segment, -1):
+            parent, first = group.segments[segment].parent, segment not in used
+            used[segment] = kept
+            waiting += [(origin.segment, origin.stop) for origin in group.segments[segment].origin if first]
+            waiting += [(parent, group.segments[segment].parent_off)] if first and parent is not None else []
+    return used
 
 
 def token_saving(decoded: int, trajectory: int) -> float:
@@ -53,3 +95,7 @@ def level_saving(widths: Sequence[int]) -> float:
     widths: segments at each level, the leaves last.
     """
     return token_saving(sum(widths), len(widths) * widths[-1])
+
+
+def _tokens(group: Group, used: Mapping[int, int], kinds: Collection[Kind]) -> int:
+    return sum(tokens for segment, tokens in used.items() if group.segments[segment].kind in kinds)

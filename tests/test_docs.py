@@ -121,7 +121,8 @@ def _parse(group: Any, words: list[str], line: str) -> None:
     assert words[0] in group.commands, f"no such command: {line}"
     command = group.commands[words[0]]
     if hasattr(command, "commands") and len(words) > 1 and not words[1].startswith("-"):
-        _parse(command, words[1:], line)
+        default = [getattr(command, "default", words[1])]  # `laconic rollout MODEL` names no command of its group
+        _parse(command, words[1:] if words[1] in command.commands else default + words[1:], line)
     elif len(words) > 1 and "--help" not in words:
         print(line)
         command.make_context(words[0], words[1:])

@@ -35,12 +35,12 @@ class Facts:
     cost: Cost
     trajectory: int
     """T_traj, summed over groups."""
-    critical: int
-    """T_crit, summed over groups."""
     group_N: NDArray[np.int64]
     """Group ids."""
     right_N: NDArray[np.bool_]
     length_N: NDArray[np.int64]
+    critical_N: NDArray[np.int64]
+    """T_crit of each rollout."""
     truncated_N: NDArray[np.bool_]
     cut_N: NDArray[np.bool_]
     verdict_N: NDArray[Any]
@@ -54,6 +54,7 @@ _ARRAYS = (
     "group_N",
     "right_N",
     "length_N",
+    "critical_N",
     "truncated_N",
     "cut_N",
     "verdict_N",
@@ -72,10 +73,10 @@ def facts_of(experience: Experience) -> Facts:
         prompts={group.id: group.segments[0].ids.tobytes() for group in groups},
         cost=sum((group.cost for group in groups), Cost()),
         trajectory=sum(map(trajectory_tokens, groups)),
-        critical=sum(map(critical_tokens, groups)),
         group_N=np.array([group.id for group in groups for _ in group.rollouts], np.int64),
         right_N=experience.right_N,
         length_N=experience.length_N,
+        critical_N=np.array([critical_tokens(group, one) for group in groups for one in group.rollouts], np.int64),
         truncated_N=experience.truncated_N,
         cut_N=experience.cut_N,
         verdict_N=np.array([str(judgement.verdict) for judgement in experience.judgement_N], object),
@@ -94,7 +95,6 @@ def merge(parts: Sequence[Facts]) -> Facts:
         prompts=dict(sorted(prompts.items())),
         cost=sum((part.cost for part in parts), Cost()),
         trajectory=sum(part.trajectory for part in parts),
-        critical=sum(part.critical for part in parts),
         **{name: column[order] for name, column in columns.items()},
     )
 
@@ -108,7 +108,7 @@ def outcome_metrics(sampled: Facts) -> dict[str, float]:
         "tokens/cached": sampled.cost.cached,
         "tokens/kv_read": sampled.cost.kv_read,
         "tokens/trajectories": sampled.trajectory,
-        "tokens/critical": sampled.critical,
+        "tokens/critical": _mean(sampled.critical_N),
         "tokens/saved": token_saving(sampled.cost.decoded, sampled.trajectory),
         "outcome/accuracy": float(right_N.mean()),
         "outcome/unreadable": float((sampled.verdict_N == str(Verdict.UNREADABLE)).mean()),

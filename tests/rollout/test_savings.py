@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from laconic.rollout.records import Group, Kind, Leaf, Origin, Rollout, Segment, Stop, prompt_group
-from laconic.rollout.savings import critical_tokens, level_saving, parallel_saving, token_saving, trajectory_tokens
+from laconic.rollout.savings import (
+    answer_leaves,
+    critical_tokens,
+    decoded_tokens,
+    level_saving,
+    parallel_saving,
+    token_saving,
+    trajectory_tokens,
+    used_tokens,
+)
 
 
 def grow(*nodes: tuple) -> Group:
@@ -40,6 +51,10 @@ def test_a_tree_counts_shared_tokens_once_for_each_leaf_below() -> None:
     group.validate()
     assert trajectory_tokens(group) == 8 + 9 + 8
     assert critical_tokens(group) == 9
+    # One answer alone is one path, however it was sampled, and what its parent decoded after the split is not on it.
+    assert [critical_tokens(group, rollout) for rollout in group.rollouts] == [8, 9, 8]
+    assert [decoded_tokens(group, rollout) for rollout in group.rollouts] == [8, 9, 8]
+    assert used_tokens(group, group.rollouts[2:]) == {0: 2, 1: 2, 4: 6}
     assert token_saving(18, 25) == pytest.approx(1 - 18 / 25)
 
 
@@ -72,3 +87,51 @@ def test_a_flat_group_saves_nothing() -> None:
     group = group.replace(leaves=(Leaf(0, 1), Leaf(1, 2)), rollouts=(Rollout((0,)), Rollout((1,))))
     assert token_saving(12, trajectory_tokens(group)) == 0 and critical_tokens(group) == 7
     assert token_saving(0, 0) == 0 and parallel_saving(0, 0) == 0
+
+
+def test_the_critical_path_of_a_rollout_is_not_that_of_the_answers_beside_it() -> None:
+    # Two answers to one prompt: a plain one of 40 tokens, and one of 5 that forks into threads of 7 and 20 and joins.
+    group = grow(
+        (0, 2, Kind.SAMPLED, 40),
+        (0, 2, Kind.SAMPLED, 5),
+        (2, 5, Kind.SAMPLED, 7),
+        (2, 5, Kind.SAMPLED, 20),
+        (2, 5, Kind.CONTEXT_COPY, 27, (3, 0, 7), (4, 0, 20)),
+        (5, 27, Kind.SAMPLED, 3),
+    )
+    leaves = tuple(Leaf(index, segment) for index, segment in enumerate((1, 3, 4, 6)))
+    group = group.replace(leaves=leaves, rollouts=(Rollout((0,)), Rollout((1, 2, 3))))
+    group.validate()
+    assert [critical_tokens(group, rollout) for rollout in group.rollouts] == [40, 5 + 20 + 3]
+    assert [decoded_tokens(group, rollout) for rollout in group.rollouts] == [40, 5 + 7 + 20 + 3]
+    assert used_tokens(group, [Rollout((3,))]) == {0: 2, 2: 5, 3: 7, 4: 20, 5: 27, 6: 3}  # the threads by the join
+    assert used_tokens(group) == {0: 2, 1: 40, 2: 5, 3: 7, 4: 20, 5: 27, 6: 3}
+    assert critical_tokens(group) == 40
+
+
+def test_parts_of_an_answer_are_no_trajectories_of_their_own() -> None:
+    """Chunks with a carry, and threads, save no token; summaries of one thought do, though they share an advantage."""
+    chunks = grow(
+        (0, 2, Kind.SAMPLED, 10),
+        (0, 2, Kind.CONTEXT_COPY, 4, (1, 6, 10)),
+        (2, 4, Kind.SAMPLED, 10),
+    )
+    threads = grow(
+        (0, 2, Kind.SAMPLED, 5),
+        (1, 4, Kind.SAMPLED, 7),
+        (1, 4, Kind.CONTEXT_COPY, 7, (2, 0, 7)),
+        (3, 7, Kind.SAMPLED, 3),
+    )
+    summaries = grow((0, 2, Kind.SAMPLED, 10), (1, 5, Kind.SAMPLED, 3), (1, 10, Kind.SAMPLED, 4))
+
+    def stopped(group: Group, *leaves: int) -> Group:
+        segments = tuple(replace(s, stop=Stop.EOS if s.id == leaves[-1] else Stop.STOP_TOKEN) for s in group.segments)
+        ends = tuple(Leaf(index, segment) for index, segment in enumerate(leaves))
+        return group.replace(segments=segments, leaves=ends, rollouts=(Rollout(tuple(range(len(leaves)))),))
+
+    chunks, threads, summaries = stopped(chunks, 1, 3), stopped(threads, 1, 2, 4), stopped(summaries, 2, 3)
+    assert [answer_leaves(group, group.rollouts[0]) for group in (chunks, threads, summaries)] == [[1], [2], [0, 1]]
+    assert trajectory_tokens(chunks) == 10 + 10
+    assert trajectory_tokens(threads) == 4 + 7 + 3
+    assert trajectory_tokens(summaries) == 5 + 3 + 10 + 4
+    assert critical_tokens(summaries, summaries.rollouts[0]) == 14
