@@ -35,7 +35,7 @@ docs-check: venv-test ## links and file names in the documentation
 	$(BIN)/pytest tests/test_docs.py
 
 soak: venv-test ## ten kills at random moments of a run instead of three, 10,000 hostile answers instead of 1,000
-	LACONIC_SOAK_KILLS=10 LACONIC_SOAK_INPUTS=10000 $(BIN)/pytest -m soak
+	LACONIC_SOAK_KILLS=10 LACONIC_SOAK_INPUTS=10000 $(BIN)/pytest -m soak -rP
 
 claims: venv-test ## do the figures in benchmarks/results hold?
 	$(BIN)/python benchmarks/check_claims.py

@@ -214,6 +214,35 @@ def compare(
 
 
 @app.command()
+def cost(
+    model: Annotated[str, typer.Argument(help="A packaged name, a folder or config.json, or a Hub id.")],
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 200,
+    completion: Annotated[int, typer.Option(help="Tokens of the answer, thought included.")] = 4000,
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Answers at a time; again for more. Default 1 and 64.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="A machine of eval/hardware.yaml.")] = "h100-sxm",
+    hardware: Annotated[Path | None, typer.Option(help="YAML file with machines of your own.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Price an answer by arithmetic: parameters, FLOPs, bytes and roofline time on a named machine.
+
+    \b
+    Examples:
+      laconic cost Qwen/Qwen2.5-1.5B
+      laconic cost Qwen/Qwen2.5-1.5B --completion 1000 --batch 1 --batch 256
+      laconic cost my-model/config.json --profile h200-sxm --json
+    """
+    from .train.cost_command import cost_of, print_cost
+
+    priced = cost_of(model, prompt, completion, tuple(batch or (1, 64)), profile, hardware)
+    if as_json:
+        print_json(priced)
+    else:
+        print_cost(priced)
+
+
+@app.command()
 def grade(
     file: Annotated[Path, typer.Argument(help="JSONL or Parquet with gold and response, perhaps truncated, verifier.")],
     policy: Annotated[
@@ -237,8 +266,12 @@ def grade(
     tally = grade_file(file, policy=policy, verifier=verifier, as_json=as_json, out=stdout.json)
     if tally.alarms:
         typer.echo(
-            f"{tally.alarms} lines could not be judged in time; they count as wrong, see their reasons", err=True
+            f"{tally.alarms} lines were given up (timeout, crashed); they count as wrong, see their reasons", err=True
         )
+    for warning in tally.golds[:20]:
+        typer.echo(f"warning: {warning}", err=True)
+    if len(tally.golds) > 20:
+        typer.echo(f"warning: and {len(tally.golds) - 20} more answers to golds that cannot be read", err=True)
     for error in tally.errors[:20]:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
     if len(tally.errors) > 20:

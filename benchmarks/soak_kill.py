@@ -45,7 +45,14 @@ Program = Sequence[str | Path]
 TRAINING: Program = (sys.executable, "-m", "laconic.train", ROOT / "configs" / "methods" / "dot.yaml")
 """What is started, before its ``key=value`` settings."""
 SOURCES = [f"train/{name}.py" for name in ("trainer", "saving", "checkpoint", "run", "run_folder", "metrics_log")]
-SOURCES += ["atomic.py", "train/rollout_log.py", "train/experience.py", "rollout/scheduler.py", "rollout/noise.py"]
+SOURCES += [
+    "atomic.py",
+    "train/rollout_log.py",
+    "rollout/saved.py",
+    "train/experience.py",
+    "rollout/scheduler.py",
+    "rollout/noise.py",
+]
 SOURCES += ["rewards/pool.py", "rewards/process.py", "rewards/worker.py", "benchmarks/soak_kill.py"]
 """What decides whether a run survives."""
 _POLL_SECONDS = 0.001

@@ -2,13 +2,14 @@
 
 Agreement is with labelled cases of public graders and with the verdicts that came with real outputs, both under the
 policy ``eval``. They do not ship with the project; ``--data`` names their folder. Speed is of plain numbers, in the
-pool's own worker processes.
+pool's own worker processes. ``--disagreements`` measures nothing and prints every case that is judged otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -25,7 +26,7 @@ import pyarrow.parquet as pq
 from laconic.benchmarks.claim import ROOT, Claim, median_and_spread, write_claims
 from laconic.rewards.grade import grade_file
 from laconic.rewards.pool import VerifierPool
-from laconic.rewards.verdict import Item
+from laconic.rewards.verdict import Item, Judgement
 from laconic.rewards.verifiers.formulas.equality import compare
 
 CASES = "grading_cases_public.jsonl"
@@ -34,6 +35,10 @@ NUMBERS = 20_000
 """Plain numbers of one timing; both paths are compared on a tenth of them."""
 RUNS = 5
 SAMPLES = 100_000
+CORES = 2
+"""Cores that grade the samples."""
+SHOWN = 48
+"""Characters of a gold or an answer in the table of disagreements."""
 SOURCES = ["rewards/*.py", "rewards/verifiers/*.py", "rewards/verifiers/formulas/*.py", "benchmarks/verify.py"]
 
 
@@ -41,12 +46,17 @@ def main() -> None:
     """Measure and write ``benchmarks/results/verify.json``."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with the cases")
-    folder = parser.parse_args().data
+    parser.add_argument("--disagreements", action="store_true", help="print a table of them and measure nothing")
+    arguments = parser.parse_args()
+    folder = arguments.data
     absent = [name for name in (CASES, *TRACES) if not (folder / name).is_file()]
     if absent:
         sys.exit(
             f"error: {folder} lacks {', '.join(absent)}; give their folder: python benchmarks/verify.py --data DIR"
         )
+    if arguments.disagreements:
+        print_disagreements(folder)
+        return
     agreed, cases = agreement(folder)
     traces = {name: trace_agreement(folder / name) for name in TRACES}
     rates = [plain_per_second(seed) for seed in range(RUNS)]
@@ -93,23 +103,56 @@ def claim(
 def agreement(folder: Path) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """Labelled cases judged as labelled, and all of them, by class."""
     rows = read(folder / CASES)
-    kinds = [row["note"].split(";")[0].split(":")[0] for row in rows]
-    found = judged(rows)
-    agreed = Counter(kind for kind, row, right in zip(kinds, rows, found, strict=True) if right is row["expected"])
+    kinds = [kind_of(row).partition(":")[0] for row in rows]
+    agreed = Counter(
+        kind for kind, row, found in zip(kinds, rows, judged(rows), strict=True) if found.verdict.right is expected(row)
+    )
     return agreed, Counter(kinds)
 
 
 def trace_agreement(file: Path) -> float:
     """Share of real outputs on which the source's verdict is ours."""
-    rows = [row for row in read(file) if row.get("gold") is not None]
-    return sum(right is row["correct"] for row, right in zip(rows, judged(rows), strict=True)) / len(rows)
+    rows = with_gold(file)
+    return sum(found.verdict.right is expected(row) for row, found in zip(rows, judged(rows), strict=True)) / len(rows)
 
 
-def judged(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Whether each answer is right under the policy ``eval``."""
-    with VerifierPool(verifiers=("math_eval",)) as pool:
-        judgements = pool.judge([Item(row["response"], row["gold"], "math_eval") for row in rows])
-    return [judgement.verdict.right for judgement in judgements]
+def print_disagreements(folder: Path) -> None:
+    """A Markdown table of every labelled case and real output that is judged otherwise."""
+    print("| class | gold | read in the response | labelled | judged | reason |\n|---|---|---|---|---|---|")
+    for name in (CASES, *TRACES):
+        rows = with_gold(folder / name)
+        for row, found in sorted(zip(rows, judged(rows), strict=True), key=lambda pair: kind_of(pair[0])):
+            if found.verdict.right is not expected(row):
+                label = "right" if expected(row) else "wrong"
+                shown = [shortened(row["gold"]), shortened(found.extracted or row["response"])]
+                print("|", " | ".join([kind_of(row), *shown, label, found.verdict, found.reason]), "|")
+
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """The class of a labelled case, such as ``core`` or ``convention:percent``; of a real output its id."""
+    return str(row["note"].partition(";")[0]) if "note" in row else str(row["id"])
+
+
+def expected(row: Mapping[str, Any]) -> bool:
+    """Whether the source says that the answer is right."""
+    return bool(row["expected"] if "expected" in row else row["correct"])
+
+
+def shortened(text: str) -> str:
+    """``text`` as code in a cell of a table."""
+    line = " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+    return f"`{line if len(line) <= SHOWN else line[:SHOWN] + '..'}`"
+
+
+def with_gold(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file that have a reference answer."""
+    return [row for row in read(file) if row.get("gold") is not None]
+
+
+def judged(rows: Sequence[Mapping[str, Any]]) -> list[Judgement]:
+    """Judgements under the policy ``eval``; the deadline is a long one, because how fast they come is another claim."""
+    with VerifierPool(deadline=60, verifiers=("math_eval",)) as pool:
+        return pool.judge([Item(row["response"], row["gold"], "math_eval") for row in rows])
 
 
 def plain_per_second(seed: int) -> float:
@@ -140,7 +183,9 @@ def plain_per_second(seed: int) -> float:
 
 
 def parquet_seconds() -> float:
-    """Seconds to grade many samples from Parquet, as ``laconic grade FILE --json`` does."""
+    """Seconds to grade many samples from Parquet, as ``laconic grade FILE --json`` does, on two cores."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     draw = Random(0)
     golds = [draw.randrange(10**6) for _ in range(SAMPLES)]
     rows = {

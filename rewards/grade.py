@@ -4,8 +4,8 @@ r"""`laconic grade`: judge the lines of a file in the worker pool.
     {"verdict": "right", "extracted": "0.5", "reason": ""}          one line for each, in the same order
 
 A line that cannot be used gets ``{"error": "cases.jsonl line 1207: ..."}`` in its place; the others are judged all the
-same. Blank lines are passed over. The file is read in pieces, so its size does not matter. Parquet files with the same
-columns do, too.
+same. A wrong answer to a gold that no answer can match has a reason such as ``gold_unparsed``. Blank lines are passed
+over. The file is read in pieces, so its size does not matter. Parquet files with the same columns do, too.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import ConfigError, DataError
+from .golds import GOLD_VERIFIER, MATHEMATICAL, gold_fault, unusable_golds
 from .pool import VerifierPool
 from .verdict import Item, Judgement, Verdict
 from .verifiers import resolve
+from .verifiers.formulas.plain import plain_number
 
 POLICIES = {"strict": "math", "eval": "math_eval"}
 """Policy -> the verifier of lines that name none."""
@@ -34,6 +36,9 @@ PIECE = 2048
 """Lines judged in one go."""
 ALARMS = (Verdict.TIMEOUT, Verdict.CRASHED)
 """Verdicts without a judgement: reported as wrong, with the reason, and counted apart."""
+
+Case = tuple[str, Item | str]
+"""Place of a line, and its item or what is wrong with it."""
 
 
 @dataclass
@@ -47,6 +52,8 @@ class Tally:
     """Lines on which the verifier ran out of time or crashed."""
     errors: list[str] = field(default_factory=list)
     """What is wrong with the lines that could not be judged."""
+    golds: list[str] = field(default_factory=list)
+    """Lines whose answer is wrong because the gold cannot be read."""
 
 
 def grade_file(
@@ -68,6 +75,8 @@ def grade_file(
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(cores, math.ceil(cases / PIECE))
         spare = int(cases > PIECE)
+        if named & set(MATHEMATICAL):
+            named.add(GOLD_VERIFIER)
         with VerifierPool(workers, DEADLINE, spare=spare, verifiers=sorted(named)) as pool:
             _grade(path, default, pool, cases, tally, lines)
     else:
@@ -80,7 +89,7 @@ def grade_file(
 def _survey(path: Path, default: str) -> tuple[int, set[str]]:
     """``(usable lines, verifiers they name)``: the pool must know before it starts."""
     cases, named = 0, set[str]()
-    for case in _cases(path, default):
+    for _, case in _cases(path, default):
         if isinstance(case, Item):
             cases += 1
             named.add(case.verifier)
@@ -93,23 +102,40 @@ def _grade(path: Path, default: str, pool: VerifierPool, cases: int, tally: Tall
     with tqdm(total=cases, desc="grade", unit="line", disable=None, leave=False) as bar:
         for piece in _pieces(path, default):
             _report(iter([piece]), pool, tally, out)
-            bar.update(sum(isinstance(case, Item) for case in piece))
+            bar.update(sum(isinstance(case, Item) for _, case in piece))
 
 
-def _report(pieces: Iterator[list[Item | str]], pool: VerifierPool | None, tally: Tally, out: TextIO | None) -> None:
+def _report(pieces: Iterator[list[Case]], pool: VerifierPool | None, tally: Tally, out: TextIO | None) -> None:
     """Judge the lines of some pieces, and print them to ``out``."""
     for piece in pieces:
-        items = [case for case in piece if isinstance(case, Item)]
-        judgements = iter(pool.judge(items) if pool is not None else [])
+        items = {place: case for place, case in piece if isinstance(case, Item)}
+        judgements = _judge(items, pool, tally) if pool is not None else {}
         lines = []
-        for case in piece:
+        for place, case in piece:
             if isinstance(case, Item):
-                lines.append(_count(next(judgements), tally))
+                lines.append(_count(judgements[place], tally))
             else:
-                tally.errors.append(case)
-                lines.append({"error": case})
+                tally.errors.append(f"{place}: {case}")
+                lines.append({"error": tally.errors[-1]})
         if out is not None:
             print("\n".join(json.dumps(line) for line in lines), file=out, flush=True)
+
+
+def _judge(items: dict[str, Item], pool: VerifierPool, tally: Tally) -> dict[str, Judgement]:
+    """The judgement of each item; that of a wrong answer says so if no answer could have been right."""
+    judgements = dict(zip(items, pool.judge(list(items.values())), strict=True))
+    doubtful = [
+        place
+        for place, item in items.items()
+        if judgements[place].verdict is Verdict.WRONG
+        and item.verifier in MATHEMATICAL
+        and plain_number(item.gold) is None
+    ]
+    for index, fault in unusable_golds([items[place].gold for place in doubtful], "math", pool).items():
+        place = doubtful[index]
+        judgements[place] = replace(judgements[place], reason=f"gold_{fault}")
+        tally.golds.append(f"{place}: gold {items[place].gold[:80]!r} cannot be read ({fault}); mend or drop the line")
+    return judgements
 
 
 def _count(judgement: Judgement, tally: Tally) -> dict[str, str | None]:
@@ -125,22 +151,22 @@ def _count(judgement: Judgement, tally: Tally) -> dict[str, str | None]:
     return {"verdict": verdict.value, "extracted": judgement.extracted, "reason": reason}
 
 
-def _pieces(path: Path, default: str) -> Iterator[list[Item | str]]:
+def _pieces(path: Path, default: str) -> Iterator[list[Case]]:
     cases = _cases(path, default)
     while piece := list(islice(cases, PIECE)):
         yield piece
 
 
-def _cases(path: Path, default: str) -> Iterator[Item | str]:
-    """The item of every line, or what is wrong with it."""
+def _cases(path: Path, default: str) -> Iterator[Case]:
+    """Every line that is not blank."""
     for number, row in enumerate(_rows(path), start=1):
         if isinstance(row, bytes) and row.isspace():
             continue
         place = f"{path.name} {'row' if path.suffix == '.parquet' else 'line'} {number}"
         try:
-            yield _item(row, default)
+            yield place, _item(row, default)
         except (DataError, ConfigError) as error:
-            yield f"{place}: {error}"
+            yield place, str(error)
 
 
 def _rows(path: Path) -> Iterator[Any]:
@@ -193,6 +219,8 @@ def _item(row: Any, default: str) -> Item:
     if not isinstance(verifier, str):
         raise DataError(f"verifier is {verifier!r}; it must be an id or 'module:function'")
     resolve(verifier)
+    if verifier not in MATHEMATICAL and (fault := gold_fault(gold, verifier)):
+        raise DataError(f"the verifier {verifier} cannot read the gold {gold[:80]!r} ({fault})")
     return Item(response, gold, verifier, truncated)
 
 

@@ -53,14 +53,15 @@ class Worker:
         """Whether it holds one item that failed before, and must get no other."""
         self.since = time.monotonic()
         """When it began to start, or to judge the first of ``in_flight``."""
-        self.unsent = b""
+        self.unsent = memoryview(b"")
+        """A view: megabyte answers go out in pieces of a pipe's size, and copying the rest each time would be slow."""
         self._unread = b""
 
     def send(self, items: Iterable[tuple[int, Item]]) -> None:
         """Queue items and write what the pipe takes."""
         if not self.in_flight:
             self.since = time.monotonic()
-        lines = [self.unsent]
+        lines: list[bytes | memoryview] = [self.unsent]
         for index, item in items:
             self.in_flight.append(index)
             request = {
@@ -71,7 +72,7 @@ class Worker:
                 "truncated": item.truncated,
             }
             lines.append(json.dumps(request).encode() + b"\n")
-        self.unsent = b"".join(lines)
+        self.unsent = memoryview(b"".join(lines))
         self.flush()
 
     def flush(self) -> None:
@@ -81,7 +82,7 @@ class Worker:
         except BlockingIOError:
             pass
         except BrokenPipeError:
-            self.unsent = b""  # It is gone; the end of its replies will tell.
+            self.unsent = memoryview(b"")  # It is gone; the end of its replies will tell.
 
     def receive(self) -> tuple[list[dict[str, Any]], bool]:
         """``(replies that have arrived, whether it has ended)``. Raises ``Garbled``."""

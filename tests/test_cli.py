@@ -17,7 +17,21 @@ from laconic.errors import ConfigError, DataError, RunError
 ROOT = Path(__file__).resolve().parents[1]
 DOT = str(ROOT / "configs" / "methods" / "dot.yaml")
 RECIPE = str(ROOT / "configs" / "recipes" / "r1-distill-qwen-1.5b-dot-8k.yaml")
-COMMANDS = ["demo", "train", "eval", "rollout", "compare", "grade", "tasks", "methods", "merge", "push", "doctor"]
+COMMANDS = [
+    "demo",
+    "train",
+    "eval",
+    "rollout",
+    "compare",
+    "cost",
+    "grade",
+    "tasks",
+    "methods",
+    "merge",
+    "push",
+    "serve",
+    "doctor",
+]
 
 
 def run(*arguments: str) -> Any:

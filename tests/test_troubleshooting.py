@@ -28,9 +28,17 @@ PROVOKED = {
     "offline": "eval Qwen/Qwen2.5-0.5B",
     "no-adapter": "eval tiny-thinker --adapter own.jsonl",
     "column": "eval tiny-thinker --task own.jsonl",
+    "duplicate-id": "eval tiny-thinker --task same.jsonl",
+    "not-json": "eval tiny-thinker --task broken.jsonl",
+    "empty-gold": "eval tiny-thinker --task empty.jsonl",
+    "set-offline": "eval tiny-thinker --task math500",
     "unknown-task": "eval tiny-thinker --task nosuch",
     "long-prompt": f"train {GRPO} rollout.max_prompt=4 steps=1",
 }
+
+
+def unreachable(*_: object, **__: object) -> None:
+    raise ConnectionError("no route to host")
 
 
 def pieces(message: str) -> list[str]:
@@ -42,7 +50,11 @@ def pieces(message: str) -> list[str]:
 def test_the_command_prints_the_message(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
     Path("own.jsonl").write_text('{"question": "1+1=", "answer": "2"}\n')
+    Path("same.jsonl").write_text('{"prompt": "1+1=", "gold": "2", "id": "a"}\n' * 2)
+    Path("broken.jsonl").write_text('{"prompt": "1+1=", "gold": "2"}\n{"prompt"\n')
+    Path("empty.jsonl").write_text('{"prompt": "1+1=", "gold": ""}\n')
     made = Path("runs/made")
     made.mkdir(parents=True)
     (made / "config.yaml").write_text(to_yaml(load_settings(GRPO, ["name=made"])))

@@ -43,8 +43,9 @@ def print_tasks(rows: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
     counted = any(row["local"] is not None for row in rows)
+    # One more column leaves one space between them, or 80 characters would not do.
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0) if counted else (0, 1))
     for heading in ("task", "for", "problems", *(("here",) if counted else ()), "k", "certifies"):
         table.add_column(heading, no_wrap=True, justify="left" if heading in ("task", "for") else "right")
     table.add_column("levels", no_wrap=True)

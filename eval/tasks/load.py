@@ -91,14 +91,14 @@ def bare_problems(name: str, task: TaskSettings) -> list[Problem]:
 
 
 def _local_columns(name: str, task: TaskSettings) -> dict[str, str]:
-    """The mapping for a file beside the task's own: its mapping, else problem and answer where it has them."""
+    """The mapping for a file beside the task's own: its mapping, else the usual names where it has them."""
     path = Path(name)
     if task.columns or not path.is_file():
         return dict(task.columns)
     rows = read_rows(path)
     there = rows[0][1] if rows else {}
-    plain = {"prompt": "problem", "gold": "answer"}
-    return {field: column for field, column in plain.items() if field not in there and column in there}
+    usual = (("prompt", "question"), ("prompt", "problem"), ("gold", "answer"))
+    return {field: column for field, column in usual if field not in there and column in there}
 
 
 def _asked(problem: Problem, task: TaskSettings, chat: bool) -> Problem:

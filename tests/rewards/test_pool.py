@@ -133,6 +133,16 @@ def test_large_odd_and_no_items_cross_the_pipe() -> None:
     assert [judgement.verdict for judgement in judgements] == [Verdict.RIGHT, Verdict.WRONG, Verdict.RIGHT]
 
 
+def test_a_batch_of_megabyte_answers_is_sent_in_time_linear_in_its_size() -> None:
+    items = [Item(f"{'x' * 1_500_000}{index}", f"{'x' * 1_500_000}7") for index in range(100)]
+    with VerifierPool(deadline=60, spare=0) as pool:
+        began = time.monotonic()
+        judgements = pool.judge(items)
+        seconds = time.monotonic() - began
+    assert [index for index, judgement in enumerate(judgements) if judgement.verdict.right] == [7]
+    assert seconds < 60  # Two or three; several minutes if each write copies what is left.
+
+
 def test_a_worker_killed_between_two_calls_gets_no_items() -> None:
     with VerifierPool(workers=2) as pool:
         for process in ids_of(pool):

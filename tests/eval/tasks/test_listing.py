@@ -36,6 +36,12 @@ def test_the_table_fits_80_columns_and_says_what_is_assumed() -> None:
     assert "2.80 sqrt((sd^2 + 2w/k)/n)" in answer.output and "sd = 0.1" in answer.output
 
 
+def test_the_table_with_the_files_of_a_folder_is_whole_in_80_columns(data_dir: Path) -> None:
+    lines = run("--data-dir", str(data_dir)).output.splitlines()
+    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+    assert lines[0].split() == ["task", "for", "problems", "here", "k", "certifies", "levels", "licence"]
+
+
 def test_overlaps_are_listed_and_make_the_command_fail(tmp_path: Path, data_dir: Path) -> None:
     (tmp_path / "empty.jsonl").write_text('{"prompt": "nothing of the kind", "gold": "1"}\n')
     first = (data_dir / "math500.jsonl").read_text(encoding="utf-8").splitlines()[0]
@@ -47,4 +53,9 @@ def test_overlaps_are_listed_and_make_the_command_fail(tmp_path: Path, data_dir:
     report = json.loads(answer.stdout)
     assert answer.exit_code == 1 and (report["exact"], report["near"], report["sizes"]) == (1, 0, [1, 500])
     assert report["pairs"][0]["test_id"] == json.loads(first)["id"]
+    asked = {"question": json.loads(first)["problem"], "answer": "1"}
+    (tmp_path / "asked.jsonl").write_text(json.dumps(asked) + "\n")
+    assert (
+        json.loads(run("--overlap", str(tmp_path / "asked.jsonl"), "math500", *folder, "--json").stdout)["exact"] == 1
+    )
     assert run("--overlap", "chain", "math500").exit_code == 2

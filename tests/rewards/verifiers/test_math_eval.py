@@ -12,7 +12,7 @@ from laconic.rewards.verdict import Verdict
 from laconic.rewards.verifiers.math_eval import judge
 
 FLOORS = {"core": 220 / 223, "convention": 66 / 91, "hard": 64 / 84}
-"""Least agreement by class: of cases on which graders agree, of conventions (ours are in docs/your-verifier.md), of
+"""Least agreement by class: of cases on which graders agree, of conventions (ours are in docs/grading.md), of
 pairs that need rounding or an understanding of words."""
 TRACES = {"traces_qwen25math_cot.jsonl": 0.98, "traces_gpt3_gsm8k.jsonl": 0.98}
 """Least agreement with the verdicts that came with real outputs."""

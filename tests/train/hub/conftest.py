@@ -41,6 +41,13 @@ def fault() -> type:
     return hub_server.Fault
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a folder of its own: a push also looks at the evaluations in ``runs/eval`` of the current one."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """The mock Hub, as HF_ENDPOINT, with alice's token and an empty cache.
