@@ -48,7 +48,7 @@ bench-gpu: ## the GPU measurements, in one call
 	@if ! nvidia-smi -L 2>/dev/null | grep -q GPU; then echo "no GPU: nothing measured"; exit 0; fi; set -e; \
 	if [ "$(BENCH_PYTHON)" = "$(BIN)/python" ]; then bash install/venv.sh test; fi; \
 	mkdir -p .typecheck; ln -sfn .. .typecheck/laconic; export PYTHONPATH=.typecheck; \
-	for name in engine train_step; do $(BENCH_PYTHON) benchmarks/$$name.py --device cuda; done
+	for name in engine train_step rollout; do $(BENCH_PYTHON) benchmarks/$$name.py --device cuda; done
 
 venv-run:
 	@bash install/venv.sh run

@@ -120,6 +120,8 @@ def evaluate(
     ] = None,
     samples: Annotated[int | None, typer.Option("-k", "--samples", help="Answers per problem; default 4.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy; default 1.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Mass of the words sampled from; default 1, all of them.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Most probable words sampled from; default 0, all of them.")] = None,
     max_completion: Annotated[int | None, typer.Option(help="Longest answer in tokens; default 640.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the sampled tokens.")] = None,
     profile: Annotated[str | None, typer.Option(help="Machine the cost is computed for; default h100-sxm.")] = None,
@@ -145,7 +147,8 @@ def evaluate(
       laconic eval tiny-thinker --task chain
       laconic eval tiny-thinker --adapter runs/lora --task chain
       laconic eval runs/dot --task chain --task search -n 400 -k 8 --out runs/eval/dot
-      laconic eval Qwen/Qwen3-0.6B --task math500 --task aime24 --temperature 0.6 --max-completion 32768
+      laconic eval Qwen/Qwen3-0.6B --task math500 --task aime24 --temperature 0.6 --top-p 0.95 \\
+          --max-completion 32768
       laconic eval Qwen/Qwen2.5-0.5B --task gsm8k_test.jsonl --column prompt=question --column gold=answer \\
           --verifier number --max-completion 2048 --json
     """
@@ -156,7 +159,7 @@ def evaluate(
         model,
         task or [],
         adapter=adapter,
-        options={**options, "profile": profile},
+        options={**options, "top_p": top_p, "top_k": top_k, "profile": profile},
         columns=column or [],
         template=template,
         verifier=verifier,

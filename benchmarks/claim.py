@@ -25,6 +25,12 @@ from typing import Any, Literal, NotRequired, TypedDict, get_args
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
+EMBEDDED_ENGINE = tuple(
+    f"rollout/engines/{name}.py"
+    for name in ("transformers", "plain_step", "prefill", "prefixes", "limits", "slots", "rows", "sampling")
+)
+"""Sources of whatever the embedded engine's speed is part of."""
+
 Kind = Literal["floor", "ceiling", "finding"]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from laconic.benchmarks.claim import write_claims
+from laconic.benchmarks.claim import EMBEDDED_ENGINE, write_claims
 from laconic.demo import run_demo
 from laconic.eval.paired import compare_runs
 
@@ -28,10 +28,7 @@ SOURCES = ["demo.py", "configs/quickstart.yaml", "train/thinker/weights/model.sa
 SOURCES += [f"train/{name}.py" for name in ("trainer", "experience", "rows", "packed", "forward", "trl_config")]
 SOURCES += ["train/truncation/dot.py", "train/credit/grpo.py", "train/objectives/clip.py", "train/samplers/uniform.py"]
 SOURCES += [f"rollout/{name}.py" for name in ("scheduler", "records", "noise", "drivers/flat")]
-SOURCES += [
-    f"rollout/engines/{name}.py"
-    for name in ("transformers", "prefill", "prefixes", "limits", "slots", "rows", "sampling")
-]
+SOURCES += EMBEDDED_ENGINE
 """What decides the figures."""
 COMMAND = "python benchmarks/demo.py"
 

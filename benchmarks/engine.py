@@ -23,7 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 import transformers
-from claim import interleaved, median_and_spread, write_claims
+from claim import EMBEDDED_ENGINE, interleaved, median_and_spread, write_claims
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 
 from laconic.eval.tasks import PROCEDURAL
@@ -36,11 +36,7 @@ from laconic.train.model_files import resolve_model
 
 CAP, SAMPLES = 640, 16
 BATCHES = (16, 32, 64, 128)
-SOURCES = [
-    f"rollout/engines/{name}.py"
-    for name in ("transformers", "prefill", "prefixes", "limits", "slots", "rows", "sampling")
-]
-SOURCES += ["rollout/noise.py", "benchmarks/engine.py"]
+SOURCES = [*EMBEDDED_ENGINE, "rollout/noise.py", "benchmarks/engine.py"]
 
 
 @dataclass

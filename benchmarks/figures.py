@@ -2,7 +2,7 @@
 
     benchmarks/results/*.json                   what the benchmark scripts measured
     train/thinker/weights/evaluation.json       `laconic eval tiny-thinker -n 3000 --json`
-        -> the text between <!-- figures:begin NAME --> and <!-- figures:end --> in DOCUMENTS, docs/figures/demo.png
+        -> the text between <!-- figures:begin NAME --> and <!-- figures:end --> in DOCUMENTS, docs/figures/*.png
 
 No figure is typed by hand, and what has no result file reads "not measured yet".
 """
@@ -23,6 +23,7 @@ from laconic.benchmarks.claim import ROOT
 DOCUMENTS = ("README.md", "docs/results.md", "docs/dot.md", "train/thinker/weights/README.md")
 THINKER = Path("train/thinker/weights/evaluation.json")
 PICTURE = Path("docs/figures/demo.png")
+GROWTH = Path("docs/figures/delethink.png")
 NOT_YET = "not measured yet"
 BLOCK = re.compile(r"(<!-- figures:begin (\w+) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
 
@@ -44,6 +45,10 @@ WORDS = {
     "demo.vs_control": Words("upper end of the 95 % interval of DOT's tokens over plain GRPO's", "×{:.3f}"),
     "demo.distance_to_one_pass": Words("tokens of the trained model over those of a single pass of work", "×{:.2f}"),
     "engine.tokens_per_s_vs_generate": Words("tokens per second of the embedded engine over its peer's", "×{:.2f}"),
+    "engine.tokens_per_s_vs_vllm_cpu": Words(
+        "tokens per second of the embedded engine over vLLM's on the CPU", "×{:.2f}"
+    ),
+    "tree.leaves_per_s_vs_flat_vllm": Words("answers per second of trees over flat sampling, on vLLM", "×{:.2f}"),
     "train.steps_per_s_vs_trl": Words("training steps per second over trl's", "×{:.2f}"),
     "cli.help_seconds": Words("`laconic --help`", "{:.2f} s"),
     "verify.core_agreement": Words("labelled cases judged as labelled, where graders should agree", "{:.1f} %", 100),
@@ -52,6 +57,9 @@ WORDS = {
     "verify.traces_agreement": Words("real outputs judged as by their source, lower of two sets", "{:.2f} %", 100),
     "verify.plain_per_s": Words("plain numbers judged per second by one process", "{:,.0f}"),
     "verify.parquet_100k_seconds": Words("100,000 samples graded from Parquet", "{:.1f} s"),
+    "anytime.reprefill_tokens": Words("context tokens computed again for any `anytime` summary, at most", "{:.0f}"),
+    "delethink.kv_growth": Words("peak live KV of Delethink, 1x to 8x thinking over 1x", "×{:.3f}"),
+    "delethink.exponent_gain": Words("exponent of time against thinking, flat decoding minus Delethink"),
     "longer.token_ratio": Words("tokens against base after 300 steps, median of three seeds", "×{:.3f}"),
     "longer.accuracy_change": Words("accuracy against base after 300 steps, likewise", "{:+.2f} points", 100),
     "soak.kills_survived_bit_equal": Words("kills at random moments after which a run ended bit-equal", "{:.0f}"),
@@ -122,6 +130,32 @@ def picture(root: Path) -> str:
     )
 
 
+def growth(root: Path) -> str:
+    """The link, from ``docs``, to the picture of time and memory over thinking length, once it has been drawn."""
+    if not (root / GROWTH).is_file():
+        return f"How time and memory grow with thought is {NOT_YET}; `python benchmarks/rollout.py` does it."
+    path = GROWTH.relative_to("docs").as_posix()
+    return f"![Time and peak KV memory against thinking tokens: flat decoding, Delethink]({path})"
+
+
+def vllm(root: Path) -> str:
+    """The embedded engine against vLLM, by live sequences."""
+    result = _read(root / "benchmarks/results/rollout.json")
+    if result is None:
+        return f"The comparison with vLLM is {NOT_YET}; `python benchmarks/rollout.py` does it."
+    measured = result["details"]["vllm"]["engine_against_vllm"]
+    table = [
+        "| live sequences | embedded, tokens/s | vLLM, tokens/s | ratio [spread] | run as |",
+        "|---|---|---|---|---|",
+    ]
+    for row in measured["rows"]:
+        table.append(
+            f"| {row['live']} | {row['embedded_tokens_per_s']:,.0f} | {row['vllm_tokens_per_s']:,.0f} | "
+            f"×{row['ratio']:.2f} {_interval(row['spread'], '{:.2f}')} | {row['form']}; {row['peer']} |"
+        )
+    return "\n".join([*table, "", f"{measured['model']}. {_source(result)}"])
+
+
 def bars(root: Path) -> str:
     """Every bar of ``bars.toml`` with what was measured."""
     declared = tomllib.loads((root / "benchmarks/bars.toml").read_text())["bars"]
@@ -178,12 +212,32 @@ def thinker(root: Path) -> str:
 
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
-    "demo": demo, "picture": picture, "bars": bars, "findings": findings, "thinker": thinker,
+    "demo": demo, "picture": picture, "growth": growth, "vllm": vllm, "bars": bars, "findings": findings,
+    "thinker": thinker,
 }  # fmt: skip
 
 
 def draw(root: Path) -> None:
-    """Draw the demo's accuracy against tokens, where it has been measured."""
+    """Draw what has been measured."""
+    (root / PICTURE).parent.mkdir(parents=True, exist_ok=True)
+    _draw_demo(root)
+    _draw_growth(root)
+
+
+def _draw_growth(root: Path) -> None:
+    """Delethink's time and memory against flat decoding's."""
+    result = _read(root / "benchmarks/results/rollout.json")
+    if result is None:
+        return
+    from laconic.eval.figures import save_png
+    from laconic.eval.plots import growth_with_thought
+
+    measured = result["details"]["lengths"]["delethink"]
+    save_png(growth_with_thought(measured["thinking"], measured["sides"]), root / GROWTH)
+
+
+def _draw_demo(root: Path) -> None:
+    """The demo's accuracy against tokens."""
     result = _read(root / "benchmarks/results/demo.json")
     if result is None:
         return
@@ -204,7 +258,6 @@ def draw(root: Path) -> None:
         }
         for name, (side, ci95) in points.items()
     }
-    (root / PICTURE).parent.mkdir(parents=True, exist_ok=True)
     save_png(accuracy_against_tokens(blocks, summary["one_pass"]["tokens_mean"]), root / PICTURE)
 
 

@@ -30,7 +30,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from laconic.benchmarks.claim import interleaved, write_claims
+from laconic.benchmarks.claim import EMBEDDED_ENGINE, interleaved, write_claims
 from laconic.eval.tasks.load import load_problems
 from laconic.rewards.pool import VerifierPool
 from laconic.rewards.verdict import Item
@@ -40,7 +40,7 @@ from laconic.train.settings import load_settings
 from laconic.train.trainer import LaconicTrainer
 
 SOURCES = ["train/trainer.py", "train/experience.py", "train/rows.py", "train/forward.py", "kernels/logprob_head.py"]
-SOURCES += ["train/objectives/clip.py", "rollout/scheduler.py", "rollout/engines/*.py", "rewards/pool.py"]
+SOURCES += ["train/objectives/clip.py", "rollout/scheduler.py", *EMBEDDED_ENGINE, "rewards/pool.py"]
 PROMPTS, GROUP, CAP, STEPS = 4, 16, 640, 2
 CONFIG = Path(__file__).parents[1] / "configs/methods/grpo.yaml"
 

@@ -79,7 +79,7 @@ def describe_model(model: Any, name: str | None, weights: str | None, spec: Mode
 def versions() -> dict[str, str | None]:
     """Versions of what the numbers depend on; None for what is not installed as a package."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in ("laconic", "torch", "transformers", "numpy"):
+    for package in ("laconic", "torch", "transformers", "numpy", "math-verify"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ SAME = {
     "engine": "engine",
 }
 """Settings that must agree, and what they are called."""
+MATH_VERIFY = "math-verify"
+"""The package that grades formulas, by its name among a summary's ``versions``."""
 
 
 def compare_runs(
@@ -67,17 +69,13 @@ def compare_runs(
     allow_different: compare in spite of different settings, on the problems both have.
 
     Costs are those of each model's own responses on the new run's machine. Raises ``ConfigError`` that lists what
-    differs (task, problems, template, k, cap, sampling, verifier, engine) and ``DataError`` for a folder that holds no
-    finished evaluation.
+    differs (task, problems, template, k, cap, sampling, verifier, engine, number type, version of math-verify) and
+    ``DataError`` for a folder that holds no finished evaluation.
     """
     folders = (Path(base_dir), Path(new_dir))
     summaries = [_read_summary(folder) for folder in folders]
     tables = [read_samples(folder) for folder in folders]
-    different = [
-        f"{label}: {summaries[0]['settings'].get(name)!r} and {summaries[1]['settings'].get(name)!r}"
-        for name, label in SAME.items()
-        if summaries[0]["settings"].get(name) != summaries[1]["settings"].get(name)
-    ]
+    different = differences(*summaries)
     if different and not allow_different:
         raise ConfigError(
             f"{folders[0]} and {folders[1]} cannot be compared; they differ in {'; '.join(different)}; "
@@ -112,6 +110,21 @@ def compare_runs(
             ],
         }
     )
+
+
+def differences(base: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What must agree between two summaries and does not, in words. What both were written without agrees."""
+    sides = [_conditions(summary) for summary in (base, new)]
+    return [f"{label}: {one!r} and {sides[1][label]!r}" for label, one in sides[0].items() if one != sides[1][label]]
+
+
+def _conditions(summary: Mapping[str, Any]) -> dict[str, Any]:
+    settings = summary["settings"]
+    conditions = {label: settings.get(name) for name, label in SAME.items()}
+    conditions["number type"] = summary["model"].get("dtype")
+    formulas = any(name.startswith("math") for name in settings.get("verifiers") or ())
+    conditions[MATH_VERIFY] = summary.get("versions", {}).get(MATH_VERIFY) if formulas else None
+    return conditions
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:

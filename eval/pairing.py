@@ -27,6 +27,8 @@ from .student_t import t_quantile
 
 F64 = NDArray[np.float64]
 Verdict = Literal["non-inferior", "inferior", "undecided"]
+_ROUNDING = 1e-12
+"""Differences of means of shares that are apart by less are equal: means of k answers are apart by 1 / k."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def paired_delta(base: ArrayLike, new: ArrayLike, *, flips: int = 100_000, seed:
     p, method = sign_flip(delta_P, flips, seed)
     if n == 1:
         return PairedDelta(delta, math.nan, None, p, method, n, False)
-    degenerate = bool(np.ptp(delta_P) == 0)
+    degenerate = bool(np.ptp(delta_P) < _ROUNDING)
     se = 0.0 if degenerate else float(delta_P.std(ddof=1)) / math.sqrt(n)
     z2 = NormalDist().inv_cdf(0.5 + LEVEL / 2) ** 2
     half = z2 / (n + z2) if degenerate else t_quantile(0.5 + LEVEL / 2, n - 1) * se
@@ -81,14 +83,6 @@ def non_inferiority(delta: PairedDelta, margin: float) -> tuple[Verdict, str]:
     if high < -margin:
         return "inferior", f"inferior: {interval} lies below {limit}"
     return "undecided", f"undecided: {interval} contains {limit}; evaluate more problems or samples"
-
-
-def minimal_detectable_difference(n: int, k: int, sd: float, within: float) -> float:
-    """Smallest true difference found with 80 % power at the two-sided 5 % level: 2.8 * sqrt((sd^2 + 2*within/k)/n).
-
-    ``sd``: spread of the true per-problem differences; ``within``: mean of p*(1 - p) over problems.
-    """
-    return 2.8 * math.sqrt((sd**2 + 2 * within / k) / n)
 
 
 @dataclass(frozen=True, slots=True)

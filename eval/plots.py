@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from .figures import BASE, CONTROLS, INK, MUTED, PAPER, RULE, TRAINED, label
@@ -237,6 +237,36 @@ def cost_breakdown(costs: Mapping[str, Mapping[str, Any]]) -> Figure:
         title = "B = 1, alone on the machine" if batch == "1" else f"B = {batch}, {batch} answers at a time"
         axes.set_title(title, fontsize=NORMAL, color=INK, loc="left", pad=5)
     handles = [Patch(color=MUTED, alpha=opacity, lw=0, label=name) for _, name, opacity in PARTS]
+    _legend(figure, handles)
+    return figure
+
+
+def growth_with_thought(thinking: Sequence[int], sides: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Time and peak KV memory over thinking length, one panel each, both axes logarithmic.
+
+    thinking: tokens of a thought. sides: label -> ``seconds`` and ``peak_kv_tokens`` at each length, and ``exponents``,
+    the slopes in the panel of time, of which the median is shown.
+    """
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    colours = _cycle(len(sides))
+    for axes, key, unit in zip(panels, ("seconds", "peak_kv_tokens"), ("seconds", "peak live KV, tokens"), strict=True):
+        _clean(axes)
+        for colour, side in zip(colours, sides.values(), strict=True):
+            axes.plot(thinking, side[key], color=colour, lw=1.6, marker="o", ms=4.5, zorder=3)
+        _log2_axis(axes, thinking, pad=0.3)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+        _labels(axes, "", unit)
+    panels[1].set_xlabel("thinking tokens of each trace (log scale)", fontsize=SMALL, color=MUTED)
+    handles = [
+        Line2D([], [], color=colour, marker="o", ms=4.5, label=f"{label(name)}: time ~ length^{exponent:.2f}")
+        for colour, name, exponent in zip(
+            colours, sides, (float(np.median(side["exponents"])) for side in sides.values()), strict=True
+        )
+    ]
     _legend(figure, handles)
     return figure
 

@@ -110,6 +110,8 @@ _TYPES = {
     **dict.fromkeys(("flops", "kv_read_bytes", "peak_kv_bytes", "latency_b1_s", "gpu_s_b"), pa.float64()),
     **dict.fromkeys(("t_arrival", "t_first", "t_last", "queue_s", "energy_j"), pa.float64()),
     **dict.fromkeys(("mean_logprob", "ref_pass_rate"), pa.float64()),
+    # Arrow puts the rows of a column in order as one array, and 32-bit offsets end at 2 GiB of text.
+    **dict.fromkeys(("prompt_text", "response_text"), pa.large_string()),
     "seed": pa.int64(),
     "trace": pa.struct({"kind": pa.string(), "events": _EVENTS}),
 }

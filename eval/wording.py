@@ -21,7 +21,7 @@ def percent(share: Number) -> str:
         return DASH
     if 0 < share < 0.0005:
         return "<0.1%"
-    if 0.9995 < share < 1:
+    if 0.9995 <= share < 1:
         return ">99.9%"
     return f"{100 * share:.1f}%"
 

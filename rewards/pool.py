@@ -52,7 +52,7 @@ class VerifierPool:
 
         workers: how many judge at the same time.
         deadline: seconds an item may take.
-        memory_gb: limit of each worker's address space, GiB; None for no limit.
+        memory_gb: limit of each worker's address space, GiB; None for no limit. Set on Linux only: macOS refuses it.
         spare: how many more processes stand by, started and tested.
         verifiers: what the items may name: ids, or ``module:function``.
         """

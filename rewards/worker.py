@@ -34,9 +34,7 @@ def main() -> None:
     _die_with(arguments.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the parent.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if arguments.memory_gb:
-        limit = int(arguments.memory_gb * 2**30)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    _limit_memory(arguments.memory_gb)
     requests, replies = _take_pipes()
     try:
         _introduce(arguments.verifier, replies)
@@ -106,6 +104,13 @@ def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:
     os.close(empty)
     os.dup2(2, 1)
     return requests, replies
+
+
+def _limit_memory(memory_gb: float) -> None:
+    """Have allocations beyond ``memory_gb`` fail. macOS refuses every limit of the address space, so only on Linux."""
+    if memory_gb and sys.platform == "linux":
+        limit = int(memory_gb * 2**30)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _die_with(parent: int) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,10 +103,51 @@ class Segment:
     stop: Stop | None = None
     origin: tuple[Origin, ...] = ()
     policy_version: int = 0
+    """Of the policy that decoded it, or its end where a call was parked."""
     cost: Cost = Cost()
+    earlier: tuple[tuple[int, int], ...] = ()
+    """(policy version, tokens) of the stretches before the end of a call that was parked, first to last; else empty."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def version_T(self) -> NDArray[np.int64]:
+        """Version of the policy that decoded each token, shape (T,)."""
+        if not self.earlier:
+            return np.full(len(self), self.policy_version, np.int64)
+        versions, tokens = zip(*self.earlier, (self.policy_version, len(self) - self.parked_tokens), strict=True)
+        return np.repeat(np.array(versions, np.int64), np.array(tokens, np.int64))
+
+    @property
+    def parked_tokens(self) -> int:
+        """Tokens that older policies decoded."""
+        return sum(tokens for _, tokens in self.earlier)
+
+    def with_versions(self, version_T: NDArray[np.int64]) -> Segment:
+        """A copy whose tokens are of these policy versions, which only rise; shape (T,)."""
+        if not len(version_T):
+            return replace(self, earlier=())
+        versions, starts = np.unique(version_T, return_index=True)
+        tokens = np.diff(np.append(starts, len(version_T)))
+        earlier = tuple(zip(versions[:-1].tolist(), tokens[:-1].tolist(), strict=True))
+        return replace(self, policy_version=int(versions[-1]), earlier=earlier)
+
+
+def path(segments: Sequence[Segment], segment: int) -> list[tuple[Segment, int]]:
+    """``(segment, tokens kept of it)`` from the prompt to ``segment``, whole."""
+    current = segments[segment]
+    kept = len(current)
+    pieces = [(current, kept)]
+    while current.parent is not None:
+        kept, current = current.parent_off, segments[current.parent]
+        pieces.append((current, kept))
+    return pieces[::-1]
+
+
+def context_ids(segments: Sequence[Segment], segment: int) -> Ids:
+    """Every token on the path up to and including ``segment``, shape (T,)."""
+    return np.concatenate([piece.ids[:kept] for piece, kept in path(segments, segment)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +178,16 @@ class Group:
     segments: tuple[Segment, ...]
     leaves: tuple[Leaf, ...] = ()
     rollouts: tuple[Rollout, ...] = field(default=())
+    step: int = 0
+    """Training step in which it was begun; with ``id`` it names the random numbers of the group."""
 
     def path(self, segment: int) -> list[tuple[Segment, int]]:
         """``(segment, tokens kept of it)`` from the prompt to ``segment``, whole."""
-        current = self.segments[segment]
-        kept = len(current)
-        pieces = [(current, kept)]
-        while current.parent is not None:
-            kept, current = current.parent_off, self.segments[current.parent]
-            pieces.append((current, kept))
-        return pieces[::-1]
+        return path(self.segments, segment)
 
     def context_ids(self, segment: int) -> Ids:
         """Every token on the path up to and including ``segment``, shape (T,)."""
-        return np.concatenate([piece.ids[:kept] for piece, kept in self.path(segment)])
+        return context_ids(self.segments, segment)
 
     def response_ids(self, leaf: Leaf) -> Ids:
         """The leaf's path without the prompt, shape (T,)."""
@@ -161,12 +199,16 @@ class Group:
 
     def trained_tokens(self, rollout: Rollout) -> int:
         """Sampled tokens above any leaf of the rollout, each counted once: its length for rewards and normalizers."""
+        return sum(self.trained(rollout).values())
+
+    def trained(self, rollout: Rollout) -> dict[int, int]:
+        """Sampled segment -> how many of its tokens are above any leaf of the rollout."""
         kept: dict[int, int] = {}
         for leaf in rollout.leaves:
             for segment, count in self.path(self.leaves[leaf].segment):
                 if segment.kind is Kind.SAMPLED:
                     kept[segment.id] = max(count, kept.get(segment.id, 0))
-        return sum(kept.values())
+        return kept
 
     def truncated(self, leaf: Leaf) -> bool:
         """Whether the leaf ran into the completion cap."""
@@ -199,6 +241,10 @@ class Group:
             finite = np.isfinite(segment.logp)
             if not (finite.all() if segment.kind is Kind.SAMPLED else not finite.any()):
                 raise ValueError(f"{where}: log-probs are finite exactly on sampled tokens")
+            versions = [*(version for version, _ in segment.earlier), segment.policy_version]
+            rising = all(old < new for old, new in pairwise(versions))
+            if not rising or any(tokens < 1 for _, tokens in segment.earlier) or segment.parked_tokens > len(segment):
+                raise ValueError(f"{where}: stretches of older policies {segment.earlier} must rise and lie within it")
             if segment.kind is Kind.CONTEXT_COPY:
                 source = [self.segments[o.segment].ids[o.start : o.stop] for o in segment.origin]
                 if not source or not np.array_equal(np.concatenate(source), segment.ids):

@@ -26,6 +26,7 @@ SEGMENTS = pa.list_(
             "stop": pa.string(),
             "origin": pa.list_(pa.struct({"segment": pa.int32(), "start": pa.int32(), "stop": pa.int32()})),
             "policy_version": pa.int64(),
+            "earlier": pa.list_(pa.struct({"version": pa.int64(), "tokens": pa.int32()})),
             **dict.fromkeys(COSTS, pa.int64()),
             "text": pa.list_(pa.string()),
         }
@@ -56,6 +57,7 @@ def _dump(segment: Segment, text: Sequence[str]) -> dict[str, Any]:
         "stop": None if segment.stop is None else str(segment.stop),
         "origin": [{"segment": o.segment, "start": o.start, "stop": o.stop} for o in segment.origin],
         "policy_version": segment.policy_version,
+        "earlier": [{"version": version, "tokens": tokens} for version, tokens in segment.earlier],
         **{name: getattr(segment.cost, name) for name in COSTS},
         "text": list(text),
     }
@@ -75,4 +77,5 @@ def _load(index: int, value: Mapping[str, Any]) -> Segment:
         origin=tuple(Origin(**origin) for origin in value["origin"]),
         policy_version=value["policy_version"],
         cost=Cost(**{name: value[name] for name in COSTS}),
+        earlier=tuple((stretch["version"], stretch["tokens"]) for stretch in value["earlier"]),
     )

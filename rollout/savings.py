@@ -26,12 +26,17 @@ def trajectory_tokens(group: Group) -> int:
 
 
 def answer_leaves(group: Group, rollout: Rollout) -> list[int]:
-    """Leaves of a rollout that are answers of their own, not parts (chunks, threads) of which another one is made."""
+    """Leaves of a rollout that are answers of their own, not parts (chunks, threads) of which another one is made.
+
+    A thought that others branch off inside of is an answer if it ended by itself; a thread that did, and that a join
+    repeats, is none.
+    """
+    repeated = {origin.segment for segment in group.segments for origin in segment.origin}
     answers = []
     for leaf in rollout.leaves:
         end = group.segments[group.leaves[leaf].segment]
         others = tuple(one for one in rollout.leaves if group.leaves[one].segment != end.id)
-        last_or_whole = leaf == rollout.leaves[-1] or end.stop is Stop.EOS
+        last_or_whole = leaf == rollout.leaves[-1] or (end.stop is Stop.EOS and end.id not in repeated)
         if last_or_whole or end.id not in used_tokens(group, (Rollout(others),)):
             answers.append(leaf)
     return answers

@@ -7,6 +7,16 @@
 A call opens its segments when the driver asks for it (a copy, forced tokens, then the sampled one), so segment ids
 follow the order of asking and not the order in which the engine happens to finish. An open segment is empty and has no
 ``stop``. No decision reads a clock: equal inputs give equal groups.
+
+Partial rollouts: a call that has decoded ``park_after`` tokens in a generation is parked, and its group with it once no
+other call of the group can go on. The next generation goes on with both, under new weights. What a parked call has
+decoded is kept beside the tree, so that a driver sees the same segments whether or not its calls were parked; noise
+goes on at the position where it stopped, and each token keeps the log-prob and the version of the policy that decoded
+it. Which calls are parked depends on their own length alone, not on what else is decoded or how many ranks there are.
+Nothing is dropped, so nothing favours short answers.
+
+One engine decodes all calls of a group: a rank has one engine and its groups whole (``train/ranks.py``), and an engine
+is one replica.
 """
 
 from __future__ import annotations
@@ -20,7 +30,8 @@ import numpy as np
 from ..errors import RunError
 from .driver import CallSpec, RolloutDriver, insert
 from .engines.protocol import Completion, Engine, KeepsPrefixes, NoiseKey, Request
-from .records import Group, Kind, Segment, Stop
+from .parked import Parked
+from .records import Group, Kind, Segment, Stop, context_ids
 
 Progress = Callable[[int, int], None]
 """Called after an engine step in which calls ended: (tokens decoded by them, groups that became complete)."""
@@ -46,13 +57,39 @@ def run_groups(
     ``RunError`` for an engine that goes idle without having answered every request. Any exception, Ctrl-C included,
     aborts the live requests before it propagates.
     """
-    if len({group.id for group in groups}) != len(groups):
-        raise ValueError(f"group ids must be unique within a step, got {[group.id for group in groups]}")
+    finished, _ = run_or_park(
+        driver, engine, groups, seed=seed, step=step, progress=progress, max_in_flight=max_in_flight
+    )
+    return finished
+
+
+def run_or_park(
+    driver: RolloutDriver,
+    engine: Engine,
+    groups: Sequence[Group],
+    *,
+    seed: int,
+    step: int,
+    park_after: int = 0,
+    parked: Sequence[Parked] = (),
+    progress: Progress | None = None,
+    max_in_flight: int | None = None,
+) -> tuple[list[Group], list[Parked]]:
+    """``run_groups`` that goes on with ``parked`` groups, too, and parks calls that decode ``park_after`` tokens.
+
+    With ``park_after`` 0 none is. Returns the finished groups and those parked now, each with resumed ones first and
+    else in the order given. A resumed group keeps the step, and so the random numbers, that it began with.
+    """
+    every = [*(one.group for one in parked), *(group.replace(step=step) for group in groups)]
+    if len({group.id for group in every}) != len(every):
+        raise ValueError(f"group ids must be unique within a step, got {[group.id for group in every]}")
     if max_in_flight is not None and max_in_flight < 1:
         raise ValueError(f"max_in_flight is {max_in_flight} but must be at least 1; raise it or leave it out")
-    run = _Run(driver, engine, [_Open(list(group.segments), group) for group in groups], seed, step)
+    run = _Run(driver, engine, [_Open(list(group.segments), group) for group in every], seed, park_after)
     try:
-        finished = sum(run.ask(index, driver.start(group)) for index, group in enumerate(groups))
+        for index, one in enumerate(parked):
+            run.resume(index, one.calls)
+        finished = sum(run.ask(index, driver.start(every[index])) for index in range(len(parked), len(every)))
         if progress is not None and finished:
             progress(0, finished)
         while run.waiting or run.live:
@@ -71,8 +108,9 @@ def run_groups(
         engine.abort(list(run.live))
         raise
     finally:
-        run.release([group.id for group in groups])
-    return [open_group.group for open_group in run.groups]
+        run.release([group.id for group in every])
+    complete = [open_group.group for open_group in run.groups if not open_group.parked]
+    return complete, [open_group.park() for open_group in run.groups if open_group.parked]
 
 
 @dataclass
@@ -81,11 +119,25 @@ class _Open:
 
     segments: list[Segment]
     group: Group
+    depth: list[int] = field(default_factory=list)
+    """Segments on the path to each segment."""
     pending: int = 0
-    """Calls asked for and not yet closed."""
+    """Calls asked for and not yet closed, parked ones included."""
+    parked: list[tuple[CallSpec, Segment]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.measure()
+
+    def measure(self) -> None:
+        """Note the depth of new segments."""
+        for segment in self.segments[len(self.depth) :]:
+            self.depth.append(1 + (0 if segment.parent is None else self.depth[segment.parent]))
 
     def snapshot(self) -> Group:
-        return self.group.replace(segments=tuple(self.segments))
+        return Group(self.group.id, self.group.problem_id, tuple(self.segments), step=self.group.step)
+
+    def park(self) -> Parked:
+        return Parked(self.snapshot(), tuple(sorted(self.parked, key=lambda call: call[1].id)))
 
 
 @dataclass
@@ -94,22 +146,18 @@ class _Run:
     engine: Engine
     groups: list[_Open]
     seed: int
-    step: int
-    waiting: list[tuple[tuple[int, int, int, int], CallSpec, int]] = field(default_factory=list)
-    """Heap of (order, spec, sampled segment)."""
-    live: dict[int, tuple[int, int, CallSpec]] = field(default_factory=dict)
-    """Request id -> (index of the group, sampled segment, spec)."""
+    park_after: int
+    waiting: list[tuple[tuple[int, int, int, int], CallSpec, Segment]] = field(default_factory=list)
+    """Heap of (order, spec, what is sampled so far)."""
+    live: dict[int, tuple[int, CallSpec, Segment]] = field(default_factory=dict)
+    """Request id -> (index of the group, spec, what was sampled before)."""
     asked: int = 0
 
     def ask(self, index: int, specs: Sequence[CallSpec]) -> int:
         """Open the segments of new calls and queue them; returns 1 if the group is complete, else 0."""
         open_group = self.groups[index]
         for spec in specs:
-            segment = self._open_segments(open_group, spec)
-            depth = len(open_group.snapshot().path(segment))
-            heapq.heappush(self.waiting, ((spec.priority, -depth, index, self.asked), spec, segment))
-            self.asked += 1
-            open_group.pending += 1
+            self._queue(index, spec, self._open_segments(open_group, spec))
         if open_group.pending:
             return 0
         open_group.group = self.driver.finish(open_group.snapshot())
@@ -117,35 +165,50 @@ class _Run:
         self.release([open_group.group.id])
         return 1
 
-    def _open_segments(self, open_group: _Open, spec: CallSpec) -> int:
-        """Append the copy, the forced tokens and the empty sampled segment of a call; returns the last one's id."""
+    def resume(self, index: int, calls: Sequence[tuple[CallSpec, Segment]]) -> None:
+        """Queue the calls of a group that was parked."""
+        for spec, begun in calls:
+            self._queue(index, spec, begun)
+
+    def _queue(self, index: int, spec: CallSpec, begun: Segment) -> None:
+        open_group = self.groups[index]
+        order = (spec.priority, -open_group.depth[begun.id], index, self.asked)
+        heapq.heappush(self.waiting, (order, spec, begun))
+        self.asked += 1
+        open_group.pending += 1
+
+    def _open_segments(self, open_group: _Open, spec: CallSpec) -> Segment:
+        """Append the copy, the forced tokens and the empty sampled segment of a call; returns the last one."""
         segments, version = open_group.segments, self.engine.policy_version
         parent, kept = insert(segments, spec.parent, spec.parent_off, (*spec.copies, spec.forced), version)
         empty = Segment(len(segments), parent, kept, Kind.SAMPLED, np.empty(0, np.int32), np.empty(0, np.float32))
         segments.append(empty)
-        return empty.id
+        open_group.measure()
+        return empty
 
     def submit(self, max_in_flight: int | None) -> None:
         """Hand waiting calls to the engine, soonest first, as far as the bound allows."""
         requests = []
         while self.waiting and (max_in_flight is None or len(self.live) < max_in_flight):
-            (_, _, index, request), spec, segment = heapq.heappop(self.waiting)
-            open_group = self.groups[index]
-            context = open_group.snapshot().context_ids(segment)
+            (_, _, index, request), spec, begun = heapq.heappop(self.waiting)
+            segments, group = self.groups[index].segments, self.groups[index].group
+            context, left = context_ids(segments, begun.id), spec.max_tokens - len(begun)
+            if len(begun):
+                context = np.concatenate([context, begun.ids])
             requests.append(
                 Request(
                     id=request,
                     context=context,
-                    max_tokens=spec.max_tokens,
+                    max_tokens=min(left, self.park_after) if self.park_after else left,
                     sampling=spec.sampling,
-                    noise=NoiseKey(self.seed, self.step, open_group.group.id, spec.leaf),
-                    position=max(len(context) - len(open_group.segments[0]), 0),
+                    noise=NoiseKey(self.seed, group.step, group.id, spec.leaf),
+                    position=max(len(context) - len(segments[0]), 0),
                     stop_ids=spec.stop_ids,
-                    tree=None if spec.keep == 0 else open_group.group.id,
+                    tree=None if spec.keep == 0 else group.id,
                     keep=spec.keep,
                 )
             )
-            self.live[request] = (index, segment, spec)
+            self.live[request] = (index, spec, begun)
         if requests:
             self.engine.submit(requests)
 
@@ -156,20 +219,35 @@ class _Run:
 
     def close(self, completion: Completion) -> int:
         """Fill the completion's segment and let the driver go on; returns 1 if the group is complete, else 0."""
-        index, segment, spec = self.live.pop(completion.request)
+        index, spec, begun = self.live.pop(completion.request)
         open_group = self.groups[index]
-        opened = open_group.segments[segment]
-        closed = Segment(
-            id=segment,
-            parent=opened.parent,
-            parent_off=opened.parent_off,
-            kind=Kind.SAMPLED,
-            ids=completion.ids,
-            logp=completion.logp,
-            stop=spec.at_limit if completion.stop is Stop.LENGTH else completion.stop,
-            policy_version=completion.policy_version,
-            cost=completion.cost,
-        )
-        open_group.segments[segment] = closed
+        if completion.stop is not Stop.LENGTH:
+            closed = _continued(begun, completion, completion.stop)
+        elif len(begun) + len(completion.ids) == spec.max_tokens:
+            closed = _continued(begun, completion, spec.at_limit)
+        else:
+            open_group.parked.append((spec, _continued(begun, completion, None)))
+            return 0
+        open_group.segments[closed.id] = closed
         open_group.pending -= 1
         return self.ask(index, self.driver.on_segment(open_group.snapshot(), closed))
+
+
+def _continued(begun: Segment, completion: Completion, stop: Stop | None) -> Segment:
+    """What was sampled before, and the completion after it."""
+    resumed = len(begun) > 0
+    sampled = Segment(
+        id=begun.id,
+        parent=begun.parent,
+        parent_off=begun.parent_off,
+        kind=Kind.SAMPLED,
+        ids=np.concatenate([begun.ids, completion.ids]) if resumed else completion.ids,
+        logp=np.concatenate([begun.logp, completion.logp]) if resumed else completion.logp,
+        stop=stop,
+        policy_version=completion.policy_version,
+        cost=begun.cost + completion.cost if resumed else completion.cost,
+    )
+    if not resumed:
+        return sampled
+    newest_T = np.full(len(completion.ids), completion.policy_version)
+    return sampled.with_versions(np.concatenate([begun.version_T, newest_T]))

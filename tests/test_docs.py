@@ -248,6 +248,9 @@ def results(root: Path) -> Path:
         "details": {"summary": summary, "control": summary, "dot_against_control": against},
     }  # fmt: skip
     (folder / "demo.json").write_text(json.dumps(record))
+    side = {"seconds": [1.0, 2.0], "peak_kv_tokens": [10, 20], "exponents": [1.0]}
+    lengths = {"delethink": {"thinking": [1024, 2048], "sides": {"flat": side, "delethink": side}}}
+    (folder / "rollout.json").write_text(json.dumps({**record, "claims": [], "details": {"lengths": lengths}}))
     return root
 
 
@@ -260,6 +263,7 @@ def test_figures_are_filled_in_from_the_result_files_and_drawn(tmp_path: Path) -
     assert "×0.300 [0.290, 0.310] | ≤ ×0.350 |" in filled
     assert "over those of a single pass of work | ×1.50 |" in filled
     assert "(docs/figures/demo.png)" in filled and (root / figures.PICTURE).stat().st_size > 1000
+    assert "(figures/delethink.png)" in filled and (root / figures.GROWTH).stat().st_size > 1000
     assert "old" not in filled and figures.render(filled, root) == filled
 
 

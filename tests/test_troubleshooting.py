@@ -25,8 +25,11 @@ PROVOKED = {
     "positions": f"train {GRPO} rollout.max_completion=4096 --dry-run",
     "other-settings": f"train {GRPO} name=made optim.lr=0.5",
     "model-name": f"train {GRPO} model=tiny-thinkr --dry-run",
+    "no-run": "eval runs/mnie",
     "offline": "eval Qwen/Qwen2.5-0.5B",
     "no-adapter": "eval tiny-thinker --adapter own.jsonl",
+    "marker": "rollout tiny-thinker --driver budget_force rollout.driver.think_end_text=1+1 -n 1",
+    "marker-text": "rollout tiny-thinker --driver budget_force rollout.driver.wait_text=Wait -n 1",
     "column": "eval tiny-thinker --task own.jsonl",
     "duplicate-id": "eval tiny-thinker --task same.jsonl",
     "not-json": "eval tiny-thinker --task broken.jsonl",
@@ -55,6 +58,7 @@ def test_the_command_prints_the_message(title: str, tmp_path: Path, monkeypatch:
     Path("same.jsonl").write_text('{"prompt": "1+1=", "gold": "2", "id": "a"}\n' * 2)
     Path("broken.jsonl").write_text('{"prompt": "1+1=", "gold": "2"}\n{"prompt"\n')
     Path("empty.jsonl").write_text('{"prompt": "1+1=", "gold": ""}\n')
+    Path("runs/mine").mkdir(parents=True)
     made = Path("runs/made")
     made.mkdir(parents=True)
     (made / "config.yaml").write_text(to_yaml(load_settings(GRPO, ["name=made"])))
@@ -81,7 +85,7 @@ def test_every_provoked_message_is_quoted() -> None:
 def templates() -> list[str]:
     """Texts of the package, with ``\\0`` for every value, in the order of the source."""
     found = []
-    for path in [*(ROOT / "train").rglob("*.py"), *(ROOT / "eval").rglob("*.py")]:
+    for path in [path for folder in ("train", "eval", "rollout") for path in (ROOT / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)

@@ -249,10 +249,7 @@ def merge(adapter: str | Path, out: str | Path, base: str | None = None) -> Path
     Raises:
         DataError: no adapter there, another base, or ``out`` exists.
     """
-    import torch
-    from transformers import AutoConfig
-
-    from .load_model import load_model
+    from .load_model import load_model, stored_dtype
 
     source, target = adapter_folder(adapter), Path(out)
     if target.exists():
@@ -260,11 +257,10 @@ def merge(adapter: str | Path, out: str | Path, base: str | None = None) -> Path
     # Summed in float32 and rounded once, to the precision the base is stored in.
     location = base or base_of(source)
     model, tokenizer = load_model(location, training=True, adapter=str(source))
-    stored = AutoConfig.from_pretrained(resolve_model(location)).dtype or torch.float32
     unfinished = temporary_beside(target)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     try:
-        model.to(stored).save_pretrained(unfinished)
+        model.to(stored_dtype(location)).save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         unfinished.rename(target)
     except BaseException:

@@ -28,6 +28,7 @@ def check_settings(settings: Settings, config: Config | None) -> None:
     _check_ranks(settings)
     _check_adapter(settings)
     _check_lengths(settings, config)
+    _check_parking(settings)
     _check_effects(settings)
     check_trl_keys(settings.trl)
 
@@ -60,6 +61,11 @@ def _check_ranks(settings: Settings) -> None:
             f"{settings.rollout.engine} decodes with whole ones; use DeepSpeed with zero_stage 2 or less, or plain DDP"
         )
     ranks, prompts, updates = world_size(), settings.rollout.prompts_per_step, settings.optim.updates_per_batch
+    if ranks > 1 and settings.rollout.engine in ("vllm", "vllm_server"):
+        raise ConfigError(
+            f"{ranks} ranks are started but rollout.engine {settings.rollout.engine} serves one: weights would come "
+            "while another rank decodes; start one, or set rollout.engine=transformers"
+        )
     share = ranks * updates
     if ranks == 1 or not prompts % share:
         return
@@ -85,6 +91,7 @@ def _check_ranges(settings: Settings) -> None:
         "rollout.max_prompt": (rollout.max_prompt, 1),
         "rollout.max_completion": (rollout.max_completion, 1),
         "rollout.max_live": (rollout.max_live, 1),
+        "rollout.park_after": (rollout.park_after, 0),
         "optim.updates_per_batch": (optim.updates_per_batch, 1),
         "optim.epochs": (optim.epochs, 1),
         "optim.micro_batch_tokens": (optim.micro_batch_tokens, 1),
@@ -99,14 +106,27 @@ def _check_ranges(settings: Settings) -> None:
             raise ConfigError(f"{key} is {value} but must be at least {least}; raise it")
     above_zero = {
         "rollout.temperature": rollout.temperature,
+        "rollout.server_timeout": rollout.server_timeout,
         "optim.lr": optim.lr,
         "optim.max_grad_norm": optim.max_grad_norm,
     }
     for key, number in above_zero.items():
         if not number > 0:
             raise ConfigError(f"{key} is {number} but must be above 0; raise it")
+    _check_mismatch(rollout.mismatch_alarm, rollout.mismatch_stop)
     if not settings.name or "/" in settings.name or settings.name.startswith("."):
         raise ConfigError(f"name {settings.name!r} cannot be the name of a folder under runs/; give name=<one word>")
+
+
+def _check_mismatch(alarm: float | None, stop: float | None) -> None:
+    for key, value in {"rollout.mismatch_alarm": alarm, "rollout.mismatch_stop": stop}.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"{key} is {value:g} but must be above 0: rounding alone differs by about 1e-6; raise it")
+    if alarm is not None and stop is not None and alarm > stop:
+        raise ConfigError(
+            f"rollout.mismatch_alarm {alarm:g} is above rollout.mismatch_stop {stop:g}, so a run would stop before it "
+            "ever warned; lower the first or raise the second"
+        )
 
 
 def _check_names(settings: Settings) -> None:
@@ -163,6 +183,22 @@ def _check_lengths(settings: Settings, config: Config | None) -> None:
         raise ConfigError(
             f"truncation.margin is {margin} but answers have at most {rollout.max_completion} tokens "
             "(rollout.max_completion), so none could ever be cut; lower truncation.margin"
+        )
+
+
+def _check_parking(settings: Settings) -> None:
+    after, longest = settings.rollout.park_after, settings.rollout.max_completion
+    if after >= longest:
+        raise ConfigError(
+            f"rollout.park_after is {after} but no answer is longer than rollout.max_completion = {longest}, so none "
+            "would ever be parked; lower rollout.park_after, or leave it out"
+        )
+    objective = settings.objective
+    if after and objective.old == "recompute" and getattr(objective, "importance", "none") == "none":
+        raise ConfigError(
+            f"rollout.park_after is {after}, so that answers hold tokens of older policies, but objective.old is "
+            "recompute without importance weights, which takes these for tokens of the newest one; set "
+            "objective.old=engine, or objective.importance=token"
         )
 
 

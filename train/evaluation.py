@@ -16,6 +16,7 @@ from ..eval.tasks.load import load_problems, pool_verifiers, without_unusable
 from ..eval.tasks.problem import Problem
 from ..eval.tasks.settings import TaskSettings, chosen_tasks
 from .adapter import check_reachable
+from .hub.trained_run import check_up_to_date
 from .settings import load_settings
 
 EVALUATIONS = Path("runs") / "eval"
@@ -89,6 +90,7 @@ def evaluate_model(
         [tokenizer.eos_token_id],
         max_live=config.max_live,
         max_context=longest + config.max_completion,
+        kv_bytes=cache_room(policy.device),
         allowed_vocab=min(len(tokenizer), policy.config.get_text_config().vocab_size),
     )
     with VerifierPool(verifiers=pool_verifiers(problems)) as pool, _Bar(quiet) as bar:
@@ -113,6 +115,14 @@ def evaluate_model(
     if not quiet:
         print_evaluation(result.summary, folder)
     return result.summary
+
+
+def cache_room(device: Any) -> int | None:
+    """Bytes that the key-value cache may take: most of a GPU's free memory, where a few dozen answers of a 7B model at
+    32,768 tokens would fill it; no bound on a CPU."""
+    import torch
+
+    return int(0.8 * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 
 def print_evaluation(summary: dict[str, Any], folder: Path) -> None:
@@ -142,6 +152,10 @@ def _subject(
                 f"{folder} has no finished model yet; go on with laconic train {folder / 'config.yaml'}, or evaluate "
                 f"one of the folders in {folder / 'checkpoints'}"
             )
+        check_up_to_date(
+            folder,
+            f"go on with laconic train {folder / 'config.yaml'}, which writes it anew, or evaluate {finished} as it is",
+        )
         model, adapter = (model, str(finished)) if adapter else (str(finished), None)
     task = replace(task, **changes)
     config = replace(config, **{key: value for key, value in options.items() if value is not None})
@@ -166,7 +180,9 @@ def _mapping(pairs: Sequence[str]) -> dict[str, str]:
 def _folder_name(subject: Subject, names: Sequence[str], count: int) -> str:
     """Says what was measured, so that evaluations with other options get a folder of their own."""
     config = subject.config
-    parts = (subject.name, "-".join(names), f"n{count}", f"k{config.k}", f"t{config.temperature:g}")
+    parts = [subject.name, "-".join(names), f"n{count}", f"k{config.k}", f"t{config.temperature:g}"]
+    parts += [f"p{config.top_p:g}"] if config.top_p < 1 else []
+    parts += [f"top{config.top_k}"] if config.top_k else []
     return "-".join((*parts, f"c{config.max_completion}", f"s{config.seed}"))
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..rewards.filters import frac_all_right, frac_all_wrong, signal
 from ..rewards.shaping.checks import correct_dominance, length_only_signal
 from ..rewards.verdict import Verdict
-from ..rollout.records import Cost, Stop
+from ..rollout.records import Cost, Group, Stop
 from ..rollout.savings import critical_tokens, token_saving, trajectory_tokens
 from .experience import Experience, failed_share
 
@@ -136,6 +136,17 @@ def training_metrics(sampled: Facts, kept: Facts) -> dict[str, Any]:
         "reward/length_only_groups": length_only_signal(kept.right_N, kept.reward_N, kept.group_N),
         "prompt_ids_hash": hashlib.blake2b(b"".join(sampled.prompts.values()), digest_size=8).hexdigest(),
     }
+
+
+def older_tokens(groups: Sequence[Group], newest: int) -> NDArray[np.int64]:
+    """Trained tokens that policies before version ``newest`` decoded, and all trained tokens, shape (2,)."""
+    older = total = 0
+    for group in groups:
+        for rollout in group.rollouts:
+            for segment, kept in group.trained(rollout).items():
+                version_T = group.segments[segment].version_T[:kept]
+                older, total = older + int((version_T < newest).sum()), total + kept
+    return np.array([older, total])
 
 
 def average_packs(rows: Sequence[dict[str, float]]) -> dict[str, float]:

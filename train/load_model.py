@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -13,6 +14,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging
 
+from ..errors import DataError
 from .adapter import adapter_folder, base_of, find_adapter, merge_into
 from .hub.download import explained
 from .model_files import check_model_folder, resolve_model
@@ -31,7 +33,8 @@ def load_model(
     itself may be an adapter, which is merged into the base it names.
 
     Raises:
-        DataError: no such model, a folder without weights, tokenizer or EOS token, or an adapter of another model.
+        DataError: no such model, a folder without weights, tokenizer or EOS token, a tokenizer with words that the
+            model does not know, or an adapter of another model.
     """
     location = resolve_model(model)
     added = adapter_folder(adapter) if adapter else None if training else find_adapter(location)
@@ -44,6 +47,7 @@ def load_model(
     with explained(location):
         loaded = AutoModelForCausalLM.from_pretrained(location, dtype=torch.float32 if added else used)
         tokenizer = load_tokenizer(str(added) if added and (added / "tokenizer.json").is_file() else location)
+    _check_vocabulary(location, loaded, tokenizer)
     if added:
         loaded = merge_into(loaded, added).to(used)
     return loaded.to("cuda" if gpu else "cpu").eval(), tokenizer
@@ -59,6 +63,25 @@ def load_tokenizer(location: str) -> PreTrainedTokenizerBase:
     return (PreTrainedTokenizerFast if plain else AutoTokenizer).from_pretrained(location)
 
 
+def stored_dtype(model: str) -> torch.dtype:
+    """The number type in which the weights of a packaged name, folder or Hub id are stored; float32 if it says none."""
+    return AutoConfig.from_pretrained(resolve_model(model)).dtype or torch.float32
+
+
 def sampled_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """How many words are sampled and scored: models pad their vocabulary beyond the tokenizer's."""
     return min(len(tokenizer), int(model.config.get_text_config().vocab_size))
+
+
+def _check_vocabulary(location: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    words = int(model.config.get_text_config().vocab_size)
+    if len(tokenizer) <= words:
+        return
+    # Some tokenizers have a padding token of their own beyond the model's words; no text ever holds it.
+    beyond = [token for token, id in tokenizer.get_vocab().items() if id >= words and token != tokenizer.pad_token]
+    if beyond:
+        raise DataError(
+            f"the tokenizer of {location} has {len(tokenizer)} tokens but the model only {words}: {beyond[0]!r} and "
+            f"{len(beyond) - 1} others would be unknown to it; take the tokenizer that belongs to the model, or "
+            "enlarge the model with resize_token_embeddings and save it again"
+        )

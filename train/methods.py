@@ -5,6 +5,8 @@ Formula and source stand in the method's own file and are printed from there; de
 
 from __future__ import annotations
 
+import difflib
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass
@@ -225,7 +227,9 @@ def find(method: str) -> Method:
     """The method with an id; ``ConfigError`` names the known ones."""
     table = {entry.id: entry for entry in METHODS}
     if method not in table:
-        raise ConfigError(f"unknown method {method!r}; known: {', '.join(table)}")
+        close = difflib.get_close_matches(method, table, n=1)
+        hint = f"did you mean {close[0]!r}?; " if close else ""
+        raise ConfigError(f"unknown method {method!r}; {hint}known: {', '.join(table)}")
     return table[method]
 
 
@@ -266,7 +270,7 @@ def print_table() -> None:
         table.add_row(method.id, method.stage, method.paper, method.status, method.line)
     console = Console(highlight=False)
     console.print(table)
-    console.print("\nconfigurations: configs/methods/<id>.yaml; more about one: laconic methods show dot", markup=False)
+    console.print("\nconfigurations: configs/methods/<id>.yaml\nmore about one: laconic methods show dot", markup=False)
 
 
 def print_method(method: Method) -> None:
@@ -279,7 +283,7 @@ def print_method(method: Method) -> None:
     console.print(f"\n{facts['description']}\n", markup=False)
     console.print(f"settings, in section {method.stage} (name: {method.id})", style="bold")
     for name, option in facts["defaults"].items():
-        console.print(f"  {name}: {option['value']}", markup=False)
+        console.print(f"  {name}: {_in_yaml(option['value'])}", markup=False)
         console.print(f"      {option['meaning']}", markup=False, style="dim")
     if not facts["defaults"]:
         console.print("  (no options)")
@@ -287,6 +291,13 @@ def print_method(method: Method) -> None:
     for trap in method.traps:
         console.print(f"  - {trap}", markup=False)
     console.print(f"\ntry it: laconic train {method.config} --dry-run", markup=False)
+
+
+def _in_yaml(value: Any) -> str:
+    """A default as a configuration would have it; a plain word needs no quotes."""
+    if isinstance(value, str) and value and "\n" not in value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _default(field: Field[Any]) -> Any:

@@ -20,11 +20,18 @@ def resolve_model(name: str) -> str:
     """What ``from_pretrained`` takes for ``name``: a folder (packaged or given) or a Hub id.
 
     Raises:
-        DataError: neither a packaged name, an existing folder nor of the form ``organisation/model``.
+        DataError: neither a packaged name, an existing folder nor of the form ``organisation/model``; no such run.
     """
     if name in PACKAGED:
         return str(PACKAGED[name])
-    if Path(name).exists() or _HUB_ID.fullmatch(name):
+    if Path(name).exists():
+        return name
+    if name.startswith("runs/") and Path("runs").is_dir():  # not a Hub id, however much it looks like one
+        runs = [str(path) for path in sorted(Path("runs").iterdir()) if path.is_dir()]
+        close = difflib.get_close_matches(name, runs, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise DataError(f"no run at {name!r}{hint}; give the folder of a run: ls runs lists them")
+    if _HUB_ID.fullmatch(name):
         return name
     close = difflib.get_close_matches(name, PACKAGED, n=1, cutoff=0.5)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
@@ -53,7 +60,10 @@ def check_model_folder(location: str | Path) -> None:
 
 
 def _check_weights(path: Path) -> None:
-    indexes = [*path.glob("*.safetensors.index.json"), *path.glob("*.bin.index.json")]
+    if (path / "model.safetensors").is_file():
+        return
+    # What transformers looks for, in its order: many repositories hold an index of pickled weights as well.
+    indexes = [*path.glob("*.safetensors.index.json")] or [*path.glob("*.bin.index.json")]
     needed = {shard for index in indexes for shard in read_json(index).get("weight_map", {}).values()}
     lost = sorted(shard for shard in needed if not (path / shard).is_file())
     if lost:

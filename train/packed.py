@@ -31,7 +31,9 @@ class PackedBatch:
     pred: I64
     """Index of the token before it on its path; -1 for the first token of a tree."""
     old_logp: F32
-    """Behaviour log-prob; NaN where the token was not sampled (such tokens have no weight)."""
+    """Log-prob under the policy that the ratio is to; NaN where the token was not sampled."""
+    engine_logp: F32
+    """Behaviour log-prob as the engine reported it; NaN likewise. The same, unless the trainer scored ``old_logp``."""
     ref_logp: F32
     """Log-prob under the reference model; NaN where not computed."""
     w_pos: F32
@@ -46,6 +48,8 @@ class PackedBatch:
     """Multiplies a plain negative log-likelihood term."""
     group: I64
     """``group_id`` of each token."""
+    policy_version: I64
+    """Of the policy that sampled the token; without meaning where none did."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,9 +68,10 @@ class PackedBatch:
 
 def weightless() -> PackedBatch:
     """A pack without any weight: keeps a rank with fewer packs in step with the others."""
-    none, nan = np.zeros(2, np.float32), np.full(2, np.nan, np.float32)
+    none, nan, zero = np.zeros(2, np.float32), np.full(2, np.nan, np.float32), np.zeros(2, np.int64)
     path: dict[str, Any] = dict(
         ids=np.zeros(2, np.int64), pos=np.arange(2), sub_end=np.full(2, 2), pred=np.array([-1, 0])
     )
     weights: dict[str, Any] = dict(w_pos=none, w_neg=none, w_kl=none, w_ent=none, w_nll=none)
-    return PackedBatch(**path, old_logp=nan, ref_logp=nan, **weights, group=np.zeros(2, np.int64))
+    logp: dict[str, Any] = dict(old_logp=nan, engine_logp=nan, ref_logp=nan)
+    return PackedBatch(**path, **logp, **weights, group=zero, policy_version=zero)

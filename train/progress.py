@@ -57,6 +57,8 @@ class TrainingProgress(TrainerCallback):
         line = f"accuracy {logs['outcome/accuracy']:.3f}  tokens {logs['length/mean']:6.1f}  cut {logs['dot/cut']:.1%}"
         if logs["outcome/verifier_failed"]:
             line += f"  VERIFIER FAILED on {logs['outcome/verifier_failed']:.1%}"
+        if logs.get("groups/parked"):
+            line += f"  {logs['groups/parked']} parked"
         self.bar.update(self.task, completed=step, state=line)
         if not self.console.is_terminal and (step == 1 or step % self.lines_every == 0 or step == self.steps):
             seconds = sum(value for key, value in logs.items() if key.startswith("seconds/"))

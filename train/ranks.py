@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,9 @@ from accelerate import PartialState
 from torch import distributed
 
 T = TypeVar("T")
+PATIENCE = timedelta(hours=2)
+"""How long a rank waits for the others, some of which decode the longest answers or hash and write a checkpoint. One
+that has died keeps nobody waiting: the launcher ends them all."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Ranks:
         """Meet the other ranks; waits until all of them are there."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
-        state = PartialState(cpu=on_cpu_by_accelerate(), backend=backend())
+        state = PartialState(cpu=on_cpu_by_accelerate(), backend=backend(), timeout=PATIENCE)
         if state.device.type == "cpu":
             # accelerate calls the CPU of a rank "cpu:0", a place that torch.load does not know.
             torch.serialization.register_package(50, lambda _: None, _on_cpu)

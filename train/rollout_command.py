@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..eval.tasks.load import load_problems, pool_verifiers, without_unusable
+from ..eval.tasks.load import check_ids, load_problems, pool_verifiers, without_unusable
 from ..eval.tasks.problem import Problem
 from ..eval.tasks.settings import chosen_tasks
 from ..rollout.drivers import DRIVERS
@@ -56,6 +56,7 @@ def sample(
     settings = _settings(model, overrides, driver, config)
     chosen = chosen_tasks(tasks, settings.task)
     found = [problem for task in chosen for problem in load_problems(task, "test", problems)[:problems]]
+    check_ids(found)
     check_reachable(settings.model)
     # Imported late, so that a mistyped option is refused before torch is loaded.
     from ..rewards.pool import VerifierPool

@@ -28,11 +28,13 @@ from ..eval.tasks import Problem
 from ..rollout.branches import stretches
 from ..rollout.records import Cost, Group, Leaf, Rollout, Segment
 from ..rollout.saved import COSTS, SEGMENTS, dump_segments, load_segments
+from ..rollout.savings import critical_tokens
 from .experience import Experience
 
 SCHEMA = pa.schema(
     {
         "step": pa.int64(),
+        "begun": pa.int64(),
         "group_id": pa.int64(),
         "problem_id": pa.string(),
         "level": pa.int64(),
@@ -51,12 +53,17 @@ SCHEMA = pa.schema(
         "advantage": pa.float64(),
         "policy_version": pa.int64(),
         **dict.fromkeys(COSTS, pa.int64()),
+        "forward": pa.int64(),
+        "critical": pa.int64(),
         "segments": SEGMENTS,
     }
 )
 """``tokens`` are the trained tokens of the leaf's path. ``segment`` is where it ends, and ``stop`` and
 ``policy_version`` are those of this end. ``verdict`` and ``extracted`` are null on a leaf that was not judged: training
-asks about the last leaf of a rollout. Reward and advantage are the rollout's."""
+asks about the last leaf of a rollout. Reward and advantage are the rollout's, as is ``critical``, its T_crit; ``begun``
+is ``Group.step``. ``forward`` is T_train: tokens of the row that trains the leaf, context included, 0 where an earlier
+leaf of the rollout has trained all of it. A row without advantage is left out of the training, unless a KL or an
+entropy term needs it."""
 _NAME = re.compile(r"step-(\d{6,})\.parquet")
 _LOGP = "segments.list.element.logp.list.element"
 """The bytes of log-probs compress by their place in the number ..."""
@@ -198,6 +205,7 @@ def _rows(saved: SavedGroup, tokenizer: PreTrainedTokenizerBase) -> Iterator[dic
     first: dict[str, Any] = {"segments": dump_segments(group, saved.texts)}
     common = {
         "step": saved.step,
+        "begun": group.step,
         "group_id": group.id,
         "problem_id": group.problem_id,
         "level": saved.level,
@@ -207,6 +215,7 @@ def _rows(saved: SavedGroup, tokenizer: PreTrainedTokenizerBase) -> Iterator[dic
     if not group.leaves:
         yield common | asdict(group.cost) | first
     for number, rollout in enumerate(group.rollouts):
+        forward, critical = _row_lengths(group, rollout), critical_tokens(group, rollout)
         for leaf in (group.leaves[index] for index in rollout.leaves):
             end, outcome = group.segments[leaf.segment], saved.outcomes[leaf.id]
             own = {
@@ -222,6 +231,8 @@ def _rows(saved: SavedGroup, tokenizer: PreTrainedTokenizerBase) -> Iterator[dic
                 "reward": outcome.reward,
                 "advantage": outcome.advantage,
                 "policy_version": end.policy_version,
+                "forward": forward[leaf.id],
+                "critical": critical,
             }
             yield common | own | asdict(costs[leaf.id]) | first
             first = {}
@@ -240,6 +251,7 @@ def _group(rows: Sequence[Mapping[str, Any]]) -> SavedGroup:
         load_segments(first["segments"]),
         tuple(Leaf(row["leaf"], row["segment"], row["weight"]) for row in by_leaf),
         tuple(Rollout(tuple(leaves)) for _, leaves in sorted(members.items())),
+        first["begun"],
     )
     outcomes = (Outcome(row["verdict"], row["extracted"], row["reward"], row["advantage"]) for row in by_leaf)
     texts = tuple(tuple(segment["text"]) for segment in first["segments"])
@@ -256,6 +268,16 @@ def _shared_once(group: Group) -> dict[int, Cost]:
         first = group.leaves[0].id
         costs[first] = sum((s.cost for s in group.segments if s.id not in counted), costs[first])
     return costs
+
+
+def _row_lengths(group: Group, rollout: Rollout) -> dict[int, int]:
+    """Leaf id -> tokens of its training row (``rows.py``), 0 where an earlier leaf has trained all of its path."""
+    lengths: dict[int, int] = {}
+    trained = 0
+    for place, leaf in enumerate(rollout.leaves, start=1):
+        before, trained = trained, group.trained_tokens(Rollout(rollout.leaves[:place]))
+        lengths[leaf] = len(group.context_ids(group.leaves[leaf].segment)) if trained > before else 0
+    return lengths
 
 
 def _uncounted(group: Group, leaf: Leaf, counted: set[int]) -> list[Segment]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
@@ -102,8 +103,8 @@ class Totals:
             ("T_dec", f"{self.cost.decoded:,}", "tokens decoded"),
             ("T_pre", f"{self.cost.prefilled:,}", f"context tokens read in; {self.cost.cached:,} more were cached"),
             ("T_kv", f"{self.cost.kv_read:,}", "cached tokens read while decoding"),
-            ("T_traj", f"{self.trajectories:,}", "tokens that the answers stand on, shared ones once for each"),
-            ("T_crit", count(self.critical), "tokens one after another until a rollout is done, mean"),
+            ("T_traj", f"{self.trajectories:,}", "tokens that answers stand on, shared ones for each"),
+            ("T_crit", count(self.critical), "of a rollout, decoded one after another, mean"),
             ("tokens saved", percent(self.tokens_saved), "1 - T_dec / T_traj: decoded once, used several times"),
             ("decoded in parallel", percent(self.parallel_saved), "1 - T_crit / T_dec, within rollouts"),
         ]
@@ -153,15 +154,19 @@ def print_rollouts(saved: Sequence[SavedGroup], console: Console) -> None:
     console.print(LEGEND, style="dim", markup=False, highlight=False)
     for one in saved:
         picture = picture_of(one)
-        heading = Text.assemble((visible(picture.title), "bold"), "  ", " · ".join(picture.facts))
-        tree = Tree(_lines(heading, picture.root, console.width), guide_style="dim")
+        tree = Tree(_lines(_heading(picture, console.width), picture.root, console.width), guide_style="dim")
         _grow(tree, picture.root, console.width, 1)
         console.print()
         console.print(tree, highlight=False)
     console.print()
     totals = totals_of(saved)
-    for name, value, meaning in totals.rows():
-        console.print(Text.assemble((f"{name:<20}", "bold"), f"{value:>14}  ", (meaning, "dim")), soft_wrap=True)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim")
+    for row in totals.rows():
+        table.add_row(*row)
+    console.print(table, highlight=False)
     console.print(headline(totals), highlight=False)
 
 
@@ -190,6 +195,7 @@ class _Words:
     def __init__(self, saved: SavedGroup) -> None:
         self.saved, self.group = saved, saved.group
         self.used = used_tokens(saved.group)
+        self.weighted = len({leaf.weight for leaf in saved.group.leaves}) > 1
         self.notes: dict[int, list[LeafNote]] = {}
         for number, rollout in enumerate(saved.group.rollouts):
             for leaf in rollout.leaves:
@@ -230,7 +236,7 @@ class _Words:
             words.append(f"read as {shortened(outcome.extracted, 40)}")
         if outcome.advantage is not None:
             words.append(f"advantage {outcome.advantage:+.2f}")
-        if self.group.leaves[leaf].weight != 1:
+        if self.weighted and self.group.leaves[leaf].weight != 1:
             words.append(f"weight {self.group.leaves[leaf].weight:.3g}")
         return LeafNote(", ".join(words), "right" if outcome.verdict == Verdict.RIGHT else "wrong")
 
@@ -247,6 +253,19 @@ def _grow(tree: Tree, node: Node, width: int, depth: int) -> None:
 
 def _size(node: Node) -> int:
     return len(node.notes) + sum(map(_size, node.below))
+
+
+def _heading(picture: Picture, width: int) -> Text:
+    """Title and facts, on as many lines as they need."""
+    text = Text.assemble((visible(picture.title), "bold"))
+    used = cell_len(text.plain)
+    for index, fact in enumerate(picture.facts):
+        between = " · " if index else "  "
+        if used + cell_len(between + fact) > width:
+            between, used = "\n  ", 0
+        text.append(between + fact)
+        used += cell_len(between.replace("\n", "") + fact)
+    return text
 
 
 def _lines(heading: Text | None, node: Node, width: int) -> Text:

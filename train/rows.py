@@ -46,6 +46,8 @@ class Row:
     """Behaviour log-probs; NaN on tokens that are not trained."""
     weight: float
     """Row weight of each trained token."""
+    policy_version: I64
+    """Of the policy that sampled the token; without meaning on tokens that are not trained."""
     advantage: float
     group: int
     """``group_id``."""
@@ -154,7 +156,8 @@ def _rows(group: Group, rollout: Rollout, weight: float, advantage: float) -> It
             )
         if np.isfinite(logp).any():
             ids = np.concatenate([segment.ids[:kept] for segment, kept in path]).astype(np.int64)
-            yield Row(ids, logp, weight, advantage, group.id)
+            version = np.concatenate([segment.version_T[:kept] for segment, kept in path])
+            yield Row(ids, logp, weight, version, advantage, group.id)
 
 
 def _trained_logp(segment: Segment, start: int, stop: int) -> F32:
@@ -172,13 +175,14 @@ def _pack(rows: Sequence[Row]) -> PackedBatch:
     trained = np.concatenate([row.trained for row in rows])
     weight = np.where(trained, np.repeat([row.weight for row in rows], lengths), 0.0)
     weighted = weight * np.repeat([row.advantage for row in rows], lengths)
-    tokens = len(pos)
+    tokens, logp = len(pos), np.concatenate([row.old_logp for row in rows])
     return PackedBatch(
         ids=np.concatenate([row.ids for row in rows]),
         pos=pos,
         sub_end=np.repeat(stops, lengths),
         pred=np.where(pos == 0, -1, np.arange(tokens) - 1),
-        old_logp=np.concatenate([row.old_logp for row in rows]),
+        old_logp=logp,
+        engine_logp=logp,
         ref_logp=np.full(tokens, np.nan, np.float32),
         w_pos=np.maximum(weighted, 0).astype(np.float32),
         w_neg=np.minimum(weighted, 0).astype(np.float32),
@@ -187,4 +191,5 @@ def _pack(rows: Sequence[Row]) -> PackedBatch:
         # The log-likelihood term has no coefficient in the loss; methods that imitate an answer put theirs here.
         w_nll=np.zeros(tokens, np.float32),
         group=np.repeat([row.group for row in rows], lengths),
+        policy_version=np.concatenate([row.policy_version for row in rows]),
     )

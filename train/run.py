@@ -6,6 +6,7 @@ runs/<name>/  config.yaml  environment.json  metrics.jsonl  rollouts/  checkpoin
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from ..atomic import write_atomically
+from ..atomic import abandoned, write_atomically
 from ..eval.tasks.load import load_problems, pool_verifiers, without_unusable
 from ..rewards.pool import VerifierPool
 from ..rollout.engines import engine_class
@@ -87,6 +88,11 @@ class NoteEnvironment(TrainerCallback):
 
 def _take_up(folder: RunFolder) -> Path | None:
     """The checkpoint to go on from, and nothing in the folder that is of later steps."""
+    for path in abandoned(folder.path):  # a finished model half written
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     _write_environment(folder)
     resume_from = latest_checkpoint(folder.checkpoints)
     drop_rollouts_after(folder.rollouts, step_of(resume_from) if resume_from else 0)
@@ -100,9 +106,11 @@ def _write_environment(folder: RunFolder, more: Mapping[str, Any] | None = None)
 def engine_maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[PreTrainedModel], Engine]:
     """How the trainer gets its engine, once it has its model."""
     rollout = settings.rollout
+    served = {"address": rollout.server, "timeout": rollout.server_timeout} if rollout.engine == "vllm_server" else {}
     return lambda model: engine_class(rollout.engine)(
         model,
         [tokenizer.eos_token_id],
+        **served,
         max_live=rollout.max_live,
         max_context=rollout.longest_context,
         allowed_vocab=sampled_words(model, tokenizer),

@@ -13,10 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME
+
 from ..atomic import temporary_beside
 from ..errors import ConfigError, RunError
 from .adapter import causal_lm
 from .checkpoint import save_checkpoint
+from .load_model import stored_dtype
+from .parking import write_waiting
 from .ranks import Ranks
 
 if TYPE_CHECKING:
@@ -47,6 +54,7 @@ def write_state(trainer: LaconicTrainer, folder: Path) -> None:
     _write_weights(trainer, folder)
     trainer._save_optimizer_and_scheduler(str(folder))
     trainer._save_rng_state(str(folder))
+    write_waiting(trainer, folder)
     if trainer.ranks.first:
         trainer._tokenizer.save_pretrained(folder)
         trainer.settings.adapter.describe(folder, trainer)
@@ -77,6 +85,9 @@ def check_layout(trainer: LaconicTrainer, checkpoint: Path) -> None:
 def export(trainer: LaconicTrainer, folder: Path) -> Path:
     """The finished model (or adapter) and its tokenizer, as any transformers user loads them; returns ``folder``.
 
+    Training computes in float32; a whole model is rounded once, to the number type its base is stored in. Checkpoints
+    keep what training goes on from.
+
     Raises:
         RunError: they cannot be written; the last checkpoint has them, too.
     """
@@ -84,6 +95,8 @@ def export(trainer: LaconicTrainer, folder: Path) -> Path:
     try:
         _write_weights(trainer, unfinished)
         if trainer.ranks.first:
+            if (unfinished / CONFIG_NAME).is_file():
+                _round(unfinished, stored_dtype(trainer.settings.model))
             trainer._tokenizer.save_pretrained(unfinished)
             trainer.settings.adapter.describe(unfinished, trainer)
             shutil.rmtree(folder, ignore_errors=True)
@@ -96,6 +109,30 @@ def export(trainer: LaconicTrainer, folder: Path) -> Path:
         ) from error
     trainer.ranks.wait()
     return folder
+
+
+def _round(folder: Path, dtype: torch.dtype) -> None:
+    """Store the weights in ``folder`` as ``dtype`` where that is the smaller type, one file after the other."""
+
+    def rounded(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() and tensor.itemsize > dtype.itemsize else tensor
+
+    size = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        smaller = temporary_beside(file)
+        with safe_open(file, framework="pt") as opened:
+            weights = {name: rounded(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
+            save_file(weights, smaller, opened.metadata())
+        smaller.replace(file)
+        size += sum(tensor.nbytes for tensor in weights.values())
+    index, config = folder / SAFE_WEIGHTS_INDEX_NAME, folder / CONFIG_NAME
+    if index.is_file():
+        listed = json.loads(index.read_text())
+        listed["metadata"]["total_size"] = size
+        index.write_text(json.dumps(listed, indent=2, sort_keys=True) + "\n")
+    fields = json.loads(config.read_text())
+    if getattr(torch, fields.get("dtype") or "float32").itemsize > dtype.itemsize:
+        config.write_text(json.dumps({**fields, "dtype": str(dtype).removeprefix("torch.")}, indent=2) + "\n")
 
 
 def _write_weights(trainer: LaconicTrainer, folder: Path) -> None:

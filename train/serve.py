@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def serve_model(model: str, port: int, *, max_context: int | None, max_live: int
     location = resolve_model(model)
     check_model_folder(location)
     console = Console(highlight=False, stderr=True)
+    # the server has a session of its own: whoever ends this process means it, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with Server(
         Path(location),
         port=port,

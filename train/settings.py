@@ -35,7 +35,8 @@ class RolloutSettings:
     """How many answers are sampled, from what, and how long they may be."""
 
     engine: str = "transformers"
-    """What decodes: ``transformers`` runs in the trainer's process and shares its weights; or ``module:Class``."""
+    """What decodes: ``transformers`` in the trainer's process, with its weights; ``vllm`` there with a copy;
+    ``vllm_server`` in a process of its own; or ``module:Class``."""
     driver: Any = choice(DRIVERS, "flat")
     """The shape of a group: ``flat`` samples ``group_size`` independent answers."""
     prompts_per_step: int = 8
@@ -50,6 +51,18 @@ class RolloutSettings:
     """Of the sampling distribution, and of the log-probs in the loss."""
     max_live: int = 256
     """Sequences decoded at the same time; bounds the key-value cache."""
+    server: str = "127.0.0.1:8000"
+    """Where ``laconic serve`` runs, for the engine ``vllm_server``."""
+    server_timeout: float = 60.0
+    """Seconds that server may be unreachable before a run stops with the reason."""
+    park_after: int = 0
+    """Tokens that one call decodes per generation; a longer one is parked, and goes on in the next with the new
+    weights. 0 lets every call end."""
+    mismatch_alarm: float | None = None
+    """Mean difference of engine's and trainer's log-probs, in nats per token, above which a run warns; none: 0.001, and
+    0.05 where one computes in 16 bits."""
+    mismatch_stop: float | None = None
+    """The same above which it stops; none: 0.05, and 0.3."""
 
     def __post_init__(self) -> None:
         """Give the driver what it shares with this section."""

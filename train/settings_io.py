@@ -31,6 +31,16 @@ from ..errors import ConfigError
 T = TypeVar("T")
 Tree = dict[str, Any]
 """A configuration as plain data: nested dicts, lists and scalars."""
+CUT_SAMPLING = (
+    "training samples from the whole distribution; with top-p, top-k or min-p a token is drawn from a part of the "
+    "vocabulary but trained as if it were drawn from all of it, and nothing corrects the ratio for the mass cut off"
+)
+"""Why an option that evaluation has does not exist here."""
+REFUSED = {
+    f"rollout.{key}": f"{CUT_SAMPLING}; delete it, and lower rollout.temperature for sharper sampling"
+    for key in ("top_p", "top_k", "min_p")
+}
+"""Dotted keys that do not exist for a reason, and the reason."""
 
 
 def choice(table: Mapping[str, type], default: str) -> Any:
@@ -134,6 +144,8 @@ def build(cls: type[T], tree: Any, where: str = "", given: Tree | None = None) -
     known = {f.name: f for f in own_fields(cls)}
     for key in tree:
         if key not in known:
+            if reason := REFUSED.get(_join(where, key)):
+                raise ConfigError(f"{_join(where, key)}: {reason}")
             raise ConfigError(
                 f"unknown key {_join(where, key)!r}{_nearest(key, known, where)}; "
                 f"known here: {', '.join(known) or '(no options)'}"

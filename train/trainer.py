@@ -34,8 +34,9 @@ from ..eval.tasks import Problem
 from ..kernels.logprob_head import add_logprob_head
 from ..rollout.driver import RolloutDriver
 from ..rollout.engines.protocol import Engine
+from ..rollout.parked import Parked
 from ..rollout.records import Group, prompt_group
-from ..rollout.scheduler import run_groups
+from ..rollout.scheduler import run_or_park
 from .adapter import causal_lm, fingerprint
 from .checkpoint import latest_checkpoint
 from .experience import Experience, Judge, credit, judge, passing_groups, shape, truncate
@@ -44,8 +45,10 @@ from .generation_metrics import Facts, average_packs, facts_of, merge, outcome_m
 from .interrupt import Interrupted
 from .load_model import sampled_words
 from .metrics_log import MetricsLog
+from .mismatch import Trust
 from .objectives import LossInputs
 from .packed import PackedBatch, weightless
+from .parking import keep_surplus, parking_metrics, read_waiting, waiting_ids
 from .prompts import encode_prompts
 from .ranks import Ranks
 from .rollout_log import write_rollouts
@@ -117,10 +120,13 @@ class LaconicTrainer(GRPOTrainer):
         self.metrics_log = MetricsLog(run_dir / "metrics.jsonl") if ranks.first else None
         self.stop_requested = False
         self.seconds: dict[str, float] = {}
+        self.trust = Trust(settings.rollout, policy, autocast=self.args.bf16 or self.args.fp16)
         self._updates: list[list[PackedBatch]] = []
         self._generation_metrics: dict[str, float] = {}
         self._update_metrics: list[dict[str, float]] = []
         self._boundary_state = self.sampler.state_dict()
+        self.parked: list[Parked] = []
+        """This rank's groups that wait for the next generation, see ``parking.py``."""
 
     # -- data: one tick per update, one generation per boundary --------------------------------------------------
 
@@ -133,6 +139,11 @@ class LaconicTrainer(GRPOTrainer):
     def generation(self) -> int:
         """Index of the current generation, from 0."""
         return self.state.global_step // self.updates_per_generation
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether this is the first update of a generation, under the weights that sampled it."""
+        return self.state.global_step % self.updates_per_generation == 0
 
     def _prepare_inputs(self, generation_batch: Any) -> list[PackedBatch]:
         """The packs of the current update; at a generation boundary, roll out first."""
@@ -147,18 +158,25 @@ class LaconicTrainer(GRPOTrainer):
         """One generation: sample, judge, truncate, filter, shape, credit."""
         wanted = self.settings.rollout.prompts_per_step
         with self._phase("rollout"):
-            indices = self.sampler.draw(self.sampler.to_sample(wanted))
-            groups = self._roll_out(indices)
+            waiting = waiting_ids(self)
+            # At least one: a generation without any new outcome could not be judged.
+            indices = self.sampler.draw(max(self.sampler.to_sample(wanted) - len(waiting), 1))
+            spare = [one.group for one in self.parked if one.finished]
+            new = self._roll_out(indices, first_id=max(waiting, default=-1) + 1)
+            groups = sorted([*spare, *new], key=lambda group: group.id)
         with self._phase("judge"):
             experience = judge(groups, self.problem_by_id, self._tokenizer, self.judge_items)
-            outcomes = facts_of(experience)
+            outcomes = facts_of(experience.only({group.id for group in new}))
             experience = truncate(
                 experience, self.settings.truncation, self.problem_by_id, self._tokenizer, self.judge_items
             )
         passed = self._on_all_ranks(passing_groups(experience, self.settings.sampler.filter))
-        self.sampler.record(passed=len(passed), sampled=len(indices))
+        sampled = self._on_all_ranks([group.id for group in new])
+        self.sampler.record(passed=len({*passed} & {*sampled}), sampled=len(sampled))
         kept = credit(shape(experience.only(passed[:wanted]), self.settings.reward.shaping), self.settings.credit)
         self._generation_metrics = self._measure(outcomes, facts_of(experience), facts_of(kept))
+        keep_surplus(self, groups, passed[wanted:])
+        self._generation_metrics |= parking_metrics(self, kept.groups, len(waiting))
         every = self.settings.save.rollouts_every
         if every and self.generation % every == 0 and self.ranks.first:
             write_rollouts(self.run_dir / "rollouts", self.generation + 1, kept, self.problem_by_id, self._tokenizer)
@@ -173,12 +191,17 @@ class LaconicTrainer(GRPOTrainer):
         """These groups of all ranks, in the order in which one rank alone would have them."""
         return sorted(number for ids in self.ranks.gather(group_ids) for number in ids)
 
-    def _roll_out(self, indices: Sequence[int]) -> list[Group]:
-        """Sample one group for each of this rank's share of these problems."""
+    def _roll_out(self, indices: Sequence[int], first_id: int = 0) -> list[Group]:
+        """Sample one group for each of this rank's share of these problems, and go on with those that were parked.
+
+        Returns the finished ones. Under ``rollout.park_after`` others wait in ``parked``, and where no rank has a
+        finished one, decoding goes on.
+        """
         groups = [
-            prompt_group(number, self.problems[index].id, self.prompts[index])
+            prompt_group(first_id + number, self.problems[index].id, self.prompts[index])
             for number, index in self.ranks.mine(indices)
         ]
+        parked = [one for one in self.parked if not one.finished]
         self.engine.sync(None, self.state.global_step)
 
         def progress(decoded: int, finished: int) -> None:
@@ -187,16 +210,23 @@ class LaconicTrainer(GRPOTrainer):
             if self.on_tokens is not None:
                 self.on_tokens(decoded, finished)
 
-        seed, finished = self.settings.seed, groups
-        try:
-            finished = run_groups(self.driver, self.engine, groups, seed=seed, step=self.generation, progress=progress)
-        except Interrupted:
-            assert self.stop_requested
-        # A rank that had finished its rollouts when Ctrl-C came stops with the others.
-        if self.ranks.any(self.stop_requested):
-            self.stop_requested = True
-            raise Interrupted
-        return finished
+        seed, cap, finished = self.settings.seed, self.settings.rollout.park_after, groups
+        while True:
+            try:
+                finished, parked = run_or_park(
+                    self.driver, self.engine, groups, seed=seed, step=self.generation, park_after=cap, parked=parked,
+                    progress=progress,
+                )  # fmt: skip
+            except Interrupted:
+                assert self.stop_requested
+            # A rank that had finished its rollouts when Ctrl-C came stops with the others.
+            if self.ranks.any(self.stop_requested):
+                self.stop_requested = True
+                raise Interrupted
+            if not cap or self.ranks.any(bool(finished)):
+                self.parked = parked
+                return finished
+            groups = []
 
     def _pack(self, experience: Experience) -> list[list[PackedBatch]]:
         """``updates_per_batch`` updates of whole groups each, gone through ``epochs`` times."""
@@ -261,11 +291,15 @@ class LaconicTrainer(GRPOTrainer):
                     loss = loss * self.ranks.count
                     self.accelerator.backward(loss)
                 total += loss.detach()
+            if self.on_policy:
+                self._generation_metrics |= self.trust.judge(self.ranks)
         return total
 
     def _compute_loss(self, model: Any, inputs: PackedBatch) -> Tensor:
         """The objective on one pack: every token's weights carry all normalisation, so packs simply add up."""
         index_M, log_probs_M, entropy_M = score(model, inputs, self.accelerator.device)
+        if self.on_policy:
+            self.trust.see(inputs, index_M, log_probs_M, self.engine.policy_version)
 
         def gather(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values[index_M]).to(self.accelerator.device)
@@ -281,6 +315,7 @@ class LaconicTrainer(GRPOTrainer):
                 w_kl_M=gather(inputs.w_kl),
                 w_ent_M=gather(inputs.w_ent),
                 w_nll_M=gather(inputs.w_nll),
+                engine_logp_M=gather(inputs.engine_logp),
             )
         )
         self._update_metrics.append({**outputs.metrics, "tokens/trained": len(index_M)})
@@ -331,6 +366,7 @@ class LaconicTrainer(GRPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.sampler.load_state_dict(read_sampler(Path(checkpoint)))
+            self.parked = read_waiting(self, Path(checkpoint))
 
     def save_at_boundary(self) -> None:
         """Save after an interrupted rollout: the state is that of the generation's start."""

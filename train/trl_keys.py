@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError
+from .settings_io import CUT_SAMPLING
 
 OWN_KEYS = {
     "beta": "objective.kl",
@@ -50,14 +51,16 @@ _EVAL = "evaluation is `laconic eval`, trl's own is not run"
 _LOG = "metrics and sampled rollouts are written to the run's folder (save.rollouts_every)"
 _MODEL = "the model is loaded before trl sees it"
 _STATE = "checkpoints are ours, atomic and at generation boundaries, and the same command continues a run"
+_RANKS = "ranks meet before trl starts (train/ranks.py)"
 _REWARD = "rewards come from the reward section"
 
 WITHOUT_EFFECT = {
     **dict.fromkeys(
         ("cache_implementation", "chat_template_kwargs", "ds3_gather_for_generation", "generation_kwargs",
-         "max_tool_calling_iterations", "min_p", "num_generations_eval", "repetition_penalty", "top_k", "top_p",
+         "max_tool_calling_iterations", "num_generations_eval", "repetition_penalty",
          "transformers_continuous_batching_config", "use_transformers_continuous_batching", "use_transformers_paged",
          "use_vllm"), _GENERATION),
+    **dict.fromkeys(("min_p", "top_k", "top_p"), CUT_SAMPLING),
     **dict.fromkeys(
         ("delta", "entropy_coef_delta", "entropy_coef_max", "entropy_coef_min", "entropy_target",
          "cast_lm_head_to_fp32", "importance_sampling_level", "mask_truncated_completions",
@@ -75,6 +78,7 @@ WITHOUT_EFFECT = {
          "num_completions_to_print", "logging_steps", "logging_strategy", "logging_nan_inf_filter"), _LOG),
     **dict.fromkeys(("model_init_kwargs", "trust_remote_code"), _MODEL),
     **dict.fromkeys(("resume_from_checkpoint", "save_strategy", "save_only_model"), _STATE),
+    **dict.fromkeys(("ddp_backend", "ddp_timeout"), _RANKS),
     **dict.fromkeys(("multi_objective_aggregation", "reward_weights"), _REWARD),
 }  # fmt: skip
 """Key of trl -> why it would do nothing."""

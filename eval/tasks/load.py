@@ -48,10 +48,24 @@ def load_problems(task: TaskSettings, split: Split = "train", count: int | None 
         _refuse_test_sets(names)
     found = [problem for name in names for problem in _some(bare_problems(name, task), count)]
     if split == "train" and found:
+        check_ids([*problems, *found])
         partners = dict.fromkeys(BENCHMARKS[name].held_out for name in names)
         implied = [] if task.held_out is not None else [name for name in partners if name is not None]
         found = _without_held_out(task, found, implied, task.held_out or ())
     return problems + [_asked(problem, task, task.chat is not False) for problem in found]
+
+
+def check_ids(problems: Iterable[Problem]) -> None:
+    """Raise ``DataError`` for problems of several sources with one id: where problems go by their ids alone, answers
+    to one would be judged against the gold of the other."""
+    source: dict[str, str] = {}
+    for problem in problems:
+        other = source.setdefault(problem.id, problem.source)
+        if other != problem.source:
+            raise DataError(
+                f"there is a problem {problem.id!r} of {other} and of {problem.source}; make the ids of one unique, "
+                "or take its column 'id' away"
+            )
 
 
 def pool_verifiers(problems: Iterable[Problem]) -> list[str]:

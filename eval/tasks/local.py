@@ -72,10 +72,11 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # the latter two of numbers and nests that Python cannot hold
+            said = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(
-                f"{path}, line {number} is not valid JSON: {error.msg} at column {error.colno}; each line must be one "
-                "whole JSON object; mend or remove this one"
+                f"{path}, line {number} is not valid JSON: {said}; each line must be one whole JSON object; mend or "
+                "remove this one"
             ) from error
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number} holds a {type(row).__name__}; each line must be a JSON object")
@@ -108,7 +109,7 @@ def _problem(path: Path, number: int, row: dict[str, Any], named: dict[str, str]
     if level is not None:
         try:
             level = int(level)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 f"{where}: the level {level!r} ({named['level']!r}) is not a whole number; "
                 "map 'level' to another column"
@@ -128,7 +129,8 @@ def _problem(path: Path, number: int, row: dict[str, Any], named: dict[str, str]
 def _prompt(where: str, row: dict[str, Any], named: dict[str, str]) -> str | tuple[Message, ...]:
     messages = row.get(named["messages"])
     if messages:
-        if not all(isinstance(m, Mapping) and isinstance(m.get("content"), str) and "role" in m for m in messages):
+        listed = messages if isinstance(messages, list) else [None]
+        if not all(isinstance(m, Mapping) and isinstance(m.get("content"), str) and "role" in m for m in listed):
             raise DataError(f"{where}: every message of {named['messages']!r} needs a 'role' and a text 'content'")
         return tuple({"role": str(message["role"]), "content": message["content"]} for message in messages)
     prompt = row.get(named["prompt"])

@@ -16,7 +16,6 @@ Source: AnytimeReasoner, arXiv 2505.13438 (BRPO).
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -62,7 +61,7 @@ class AnytimeDriver:
     header_text: str = "\n\n**Final Answer**\n"
     """Forced before every summary."""
     seed: int = 0
-    """Of sampled placement; a group's budgets are a function of it, the problem and the group's id."""
+    """Of sampled placement; a group's budgets are a function of it and of the group's step and id."""
     think_end: tuple[int, ...] = shared(())
     cut: tuple[int, ...] = shared(())
     header: tuple[int, ...] = shared(())
@@ -116,7 +115,7 @@ class AnytimeDriver:
         edge = [self.largest * s // self.budgets for s in range(self.budgets + 1)]
         if self.placement == "grid":
             return tuple(edge[1:])
-        key = stream_key(NoiseKey(self.seed, zlib.crc32(group.problem_id.encode()), group.id, _PLACES))
+        key = stream_key(NoiseKey(self.seed, group.step, group.id, _PLACES))
         places = uniforms(key, np.arange(self.budgets)).tolist()
         return tuple(low + 1 + int(u * (high - low)) for low, high, u in zip(edge, edge[1:], places, strict=False))
 

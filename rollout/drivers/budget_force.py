@@ -5,7 +5,9 @@
             └─ Wait ── thought ── </think> ── answer                    ``ignores`` times
 
 The budget counts decoded tokens of thought that stay on the path. Forced tokens are never trained, nor is an end of
-thought that was taken off. A thought that ends with EOS is an answer as it is.
+thought that was taken off. A thought that ends with EOS is an answer as it is. An end of thought right after "Wait" is
+taken off as well and uses up one of the ignores; the published sampler bans it there, which makes that one token's
+distribution another than the model's.
 
 Source: s1: Simple test-time scaling, arXiv 2501.19393.
 """

@@ -9,10 +9,14 @@ from ...errors import ConfigError
 
 def marker_ids(tokenizer: Any, text: str, setting: str) -> tuple[int, ...]:
     """Tokens of ``text``; raises ``ConfigError`` for text that the tokenizer cannot write."""
-    ids = tokenizer.encode(text, add_special_tokens=False)
+    refusal = ConfigError(f"{setting} is {text!r}, which this tokenizer cannot write; choose text of its vocabulary")
+    try:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+    except Exception as error:  # what the tokenizers package raises has no narrower class
+        raise refusal from error
     # tokenizers with a closed vocabulary leave out what they lack; sentencepiece ones add or drop a leading space
     if "".join(tokenizer.decode(ids).split()) != "".join(text.split()):
-        raise ConfigError(f"{setting} is {text!r}, which this tokenizer cannot write; choose text of its vocabulary")
+        raise refusal
     return tuple(ids)
 
 

@@ -79,11 +79,19 @@ class SummaryDriver:
 
     @property
     def longest_context(self) -> int:
-        """Most tokens after the prompt that a call ever holds: a summary that fills its round, and a round."""
+        """Most tokens after the prompt that a call ever holds: a summary that fills its round, and a round.
+
+        Before ``with_tokenizer`` an upper bound: no tokenizer makes more tokens of a text than it has bytes, and one
+        for a space before it; and the marks of a summary are one token each at least.
+        """
         if self.max_rounds == 1:
             return self.round_tokens
-        summary = self.round_tokens - len(self.summary_open) - len(self.summary_close)
-        return len(self.history_open) + summary + len(self.history_close) + self.round_tokens
+        marks = len(self.summary_open) + len(self.summary_close)
+        history = len(self.history_open) + len(self.history_close)
+        if not marks:
+            marks = 2
+            history = sum(len(text.encode()) + 1 for text in (self.history_open_text, self.history_close_text) if text)
+        return history + self.round_tokens - marks + self.round_tokens
 
     def with_tokenizer(self, tokenizer: Any) -> Self:
         """The driver with its markers as token ids. Raises ``ConfigError`` for markers that cannot work."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,13 +15,9 @@ Decode = Callable[[Sequence[int]], str]
 
 def tips(group: Group) -> list[Segment]:
     """Sampled segments that nothing continues from their end, open ones too. One that is only cut back to is a tip."""
-    continued = {s.parent for s in group.segments[1:] if _at_end(group, s)}
-    return [s for s in group.segments[1:] if s.id not in continued]
-
-
-def _at_end(group: Group, segment: Segment) -> bool:
-    """Whether a segment continues a sampled one from its end."""
-    return bool(segment.parent) and segment.parent_off == len(group.segments[segment.parent or 0])
+    segments = group.segments
+    continued = {s.parent for s in segments[1:] if s.parent and s.parent_off == len(segments[s.parent].ids)}
+    return [s for s in segments[1:] if s.id not in continued]
 
 
 def response_length(group: Group, segment: int, kept: int) -> int:
@@ -72,7 +67,6 @@ def branching_weights(group: Group, leaves: Sequence[int], before: int) -> list[
 
 
 def generator(seed: int, group: Group, purpose: int) -> np.random.Generator:
-    """Random numbers of a driver's own, a function of the seed, the group, how far it has grown and the purpose."""
-    problem = zlib.crc32(group.problem_id.encode())
-    key = stream_key(NoiseKey(seed, problem, group.id, -1 - purpose - 8 * len(group.segments)))
+    """Random numbers of a driver's own: a function of the seed, the group's step, id and segments, and the purpose."""
+    key = stream_key(NoiseKey(seed, group.step, group.id, -1 - purpose - 8 * len(group.segments)))
     return np.random.Generator(np.random.Philox(key=key))

@@ -66,7 +66,7 @@ class TreeSettings:
     fallback_block: int = 128
     """Tokens of a block of ``block`` and ``inverse_block``."""
     seed: int = 0
-    """Of the driver's own draws, which are a function of it, the problem and the group's id."""
+    """Of the driver's own draws, which are a function of it and of the group's step and id."""
     group_size: int = shared(8)
     """W: answers to one prompt."""
     max_completion: int = shared(640)
@@ -120,12 +120,12 @@ class TreeSettings:
                 "with_tokenizer first, or set answer: eos and repetition: off"
             )
 
-    def branches(self, rng: np.random.Generator) -> int:
-        """w of one level, or of one answer that is fallen back to."""
+    def branches(self, rng: Callable[[], np.random.Generator]) -> int:
+        """w of one level, or of one answer that is fallen back to; ``rng`` is asked for only where w is drawn."""
         if self.level_tokens:
             return self.level_tokens // self.segment
         low, high = self.random_width
-        return int(rng.integers(low, high + 1)) if high else self.width
+        return int(rng().integers(low, high + 1)) if high else self.width
 
     def _at_least(self, key: str, least: int) -> None:
         if getattr(self, key) < least:

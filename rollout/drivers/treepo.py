@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 from ..driver import CallSpec
@@ -66,10 +67,9 @@ class TreePODriver(TreeSettings):
 
     def on_segment(self, group: Group, segment: Segment) -> list[CallSpec]:
         """The next level once the group's last call of this one is closed. An aborted call ends the group's growth."""
-        ends = tips(group)
-        if any(tip.stop in (None, Stop.ABORTED) for tip in ends):
+        if any(one.stop is None or one.stop is Stop.ABORTED for one in reversed(group.segments[1:])):
             return []
-        live = [tip for tip in ends if self._lives(group, tip)]
+        live = [tip for tip in tips(group) if self._lives(group, tip)]
         return self._calls(group, self._level(group, live) if live else self._fallback(group))
 
     def finish(self, group: Group) -> Group:
@@ -111,7 +111,7 @@ class TreePODriver(TreeSettings):
         alive = {tip.id for tip in live}
         finished = [tip for tip in tips(group) if tip.id not in alive and self._kept(group, tip)]
         each = sum(response_length(group, tip.id, len(tip)) for tip in live) / len(live) + self.segment
-        width = self.branches(generator(self.seed, group, _WIDTH))
+        width = self.branches(partial(generator, self.seed, group, _WIDTH))
         now = sum(tip.id >= first_now for tip in finished)
         wanted = width if self.level_tokens else width * (now + len(live))
         return level_total(wanted, self._cap(group, finished, each), len(finished), len(live))
@@ -135,10 +135,10 @@ class TreePODriver(TreeSettings):
                 logp = response_logp(group, pick.segment)
                 at = cut_back(logp, self.fallback, self.window, self.fallback_windows, self.fallback_block, rng)
                 at = min(at, self.segment * (self.depth - 1))
-            places += [place(group, pick.segment, at)] * self.branches(rng)
+            places += [place(group, pick.segment, at)] * self.branches(lambda: rng)
             if len(places) >= missing or self.fallback == "from_start":
                 break
-        places = places or [(0, len(group.segments[0]))] * self.branches(rng)
+        places = places or [(0, len(group.segments[0]))] * self.branches(lambda: rng)
         return places[: max(missing, 0)]
 
     def _waves(self, group: Group) -> tuple[int, int]:
@@ -170,8 +170,8 @@ class TreePODriver(TreeSettings):
 
     def _first_width(self, group: Group) -> int:
         low, high = self.first_width
-        rng = generator(self.seed, group.replace(segments=group.segments[:1]), _FIRST)
-        width = int(rng.integers(low, high + 1)) if high > self.width else self.branches(rng)
+        rng = partial(generator, self.seed, group.replace(segments=group.segments[:1]), _FIRST)
+        width = int(rng().integers(low, high + 1)) if high > self.width else self.branches(rng)
         return min(width, self.group_size)
 
     def _cap(self, group: Group, finished: Sequence[Segment], tokens_each: float) -> int:

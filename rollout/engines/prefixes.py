@@ -161,8 +161,11 @@ class PrefixCache:
 def common_length(one: Ids, other: Ids) -> int:
     """How many tokens two sequences begin with alike."""
     length = min(len(one), len(other))
+    if not length:
+        return 0
     differ = one[:length] != other[:length]
-    return int(differ.argmax()) if differ.any() else length
+    first = int(differ.argmax())
+    return first if differ[first] else length
 
 
 def _root() -> Piece:

@@ -33,7 +33,10 @@ class Call:
     key: bytes
     """Identity of the context."""
     prefilled: int = 0
-    """Context tokens computed on behalf of this call; its siblings find them in the cache."""
+    """Context tokens computed by a prefill on behalf of this call; its siblings find them in the cache.
+
+    A last token that the first decode step reads is none of them: it costs no more than had the segment gone on.
+    """
     kept: Layers | None = None
     """While it waits for a slot: KV of its context but for the last token, which its first decode step reads."""
     context: int = field(init=False)

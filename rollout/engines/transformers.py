@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError, RunError
 from ..records import Ids, Stop
 from .limits import Limits, configured_eos, context_limit, kv_bytes_per_token
+from .plain_step import plain_step
 from .prefill import Prefix, Unfinished, prefill
 from .prefixes import Layers, PrefixCache, common_length
 from .protocol import Completion, Request
@@ -224,7 +225,7 @@ class TransformersEngine:
             if call.key not in self._prefixes:
                 found = self._kept.find(call.request.tree, call.request.context)
                 if found.length >= max(call.context - 1, 1):
-                    call.kept, call.prefilled = self._kept.read(found, call.context - 1), call.context - found.length
+                    call.kept = self._kept.read(found, call.context - 1)
                     reading.add(call.key)
                 else:
                     self._prefill(room - len(calls))
@@ -301,21 +302,22 @@ class TransformersEngine:
         position_n = rows.length[record_n]
         slots.reserve(self._rows_wanted(), int(position_n.max()) + 1)
         mask_n11L = slots.begin_step(position_n)
-        inputs = {
-            "input_ids": self._to_device(rows.last[record_n][:, None]),
-            "attention_mask": mask_n11L,
-            "position_ids": self._to_device(position_n[:, None]),
-            "past_key_values": slots,
-        }
-        try:
-            logits_n1V = self._forward(SLOT_ATTENTION if self._own_attention else None, **inputs)
-        except UnsupportedAttention:
-            # what the failed forward wrote is written again, with the same values
-            self._own_attention = False
-            logits_n1V = self._forward(None, **inputs)
+        ids_n1, position_n1 = self._to_device(rows.last[record_n][:, None]), self._to_device(position_n[:, None])
+        logits_n1V = self._decode_step(ids_n1, position_n1, mask_n11L, slots)
         rows.length[record_n] += 1
         self._share_reading(logits_n1V)
         self._accept(np.arange(rows.used), logits_n1V[:, -1, : self.allowed_vocab].float(), finished)
+
+    def _decode_step(self, ids_n1: Tensor, position_n1: Tensor, mask_n11L: Tensor, slots: SlotCache) -> Tensor:
+        """Logits (n, 1, V) of one token of every row."""
+        if self._plain is not None:
+            return self._plain(ids_n1, position_n1, mask_n11L, slots)
+        inputs = {"attention_mask": mask_n11L, "position_ids": position_n1, "past_key_values": slots}
+        try:
+            return self._forward(SLOT_ATTENTION if self._own_attention else None, input_ids=ids_n1, **inputs)
+        except UnsupportedAttention:
+            self._own_attention = False  # what the failed forward wrote is written again, with the same values
+            return self._forward(None, input_ids=ids_n1, **inputs)
 
     def _share_reading(self, logits_n1V: Tensor) -> None:
         """Give the siblings of a row that has just read the end of their context what they need to begin."""
@@ -376,6 +378,7 @@ class TransformersEngine:
         self._modules = list(self.model.modules())
         configs = {id(module.config): module.config for module in self._modules if hasattr(module, "config")}
         self._configs = [c for c in configs.values() if getattr(c, "_attn_implementation_internal", None)]
+        self._plain = plain_step(self.model) if self._own_attention else None
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

@@ -2,10 +2,12 @@
 
     submit ──> LLMEngine.add_request          step ──> LLMEngine.step ──> what finished ──> Completion
     sync   ──> reload_weights (complete state_dict) ──> reset_prefix_cache (must succeed) ──> probe
+               or, of a model with LoRA layers, its adapter alone (``vllm_adapter``)
 
 Continuous batching, prefix cache and sampling are vLLM's own; one ``step`` here is one of its, so a scheduler can
-interleave groups. vLLM starts from the model's configuration alone, with dummy weights: all weights come by ``sync``.
-On a GPU the same code runs with the memory share ``gpu_memory_utilization``. Tensor parallelism is not supported.
+interleave groups. vLLM starts from the model's configuration alone, with dummy weights: all weights come by ``sync``,
+but for an adapter's frozen base, which comes with the configuration. On a GPU the same code runs with the memory share
+``gpu_memory_utilization``. Tensor parallelism is not supported.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ import copy
 import logging
 import os
 import random
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +31,7 @@ from ...errors import ConfigError, RunError
 from .limits import context_limit, kv_bytes_per_token
 from .probe import ROUGH, TOLERANCE, probe
 from .protocol import Completion, Request
+from .vllm_adapter import adapter_rank, engine_rank, write_adapter, write_base
 from .vllm_heads import widen, wider
 from .vllm_request import Terms
 from .vllm_version import require_vllm
@@ -42,6 +47,7 @@ ENVIRONMENT = {
 """Read by vLLM when it starts; a value given from outside stays, the first one's excepted."""
 CPU_BLOCK = 32
 """Tokens of a KV block on a CPU. vLLM's own choice there is 128, so that short contexts would never share a prefix."""
+_SHARED_MEMORY = Path("/dev/shm")
 CPU_KV_BYTES = 4 * 2**30
 """Most KV memory taken on a CPU unless told otherwise; sequences that find no room wait."""
 
@@ -88,16 +94,26 @@ class VllmEngine:
         device = next(model.parameters()).device
         self._on_cpu = device.type == "cpu"
         self.dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        self.tolerance = TOLERANCE if {self.dtype, next(model.parameters()).dtype} == {torch.float32} else ROUGH
         memory: dict[str, Any] = {"gpu_memory_utilization": gpu_memory_utilization}
+        token = kv_bytes_per_token(served_config(model), model) * self.dtype.itemsize
+        token //= next(model.parameters()).element_size()
         if device.type == "cpu":
             block_size = block_size or CPU_BLOCK
-            wanted = (max_live + 1) * (self.max_context + block_size) * kv_bytes_per_token(model.config, model)
+            wanted = (max_live + 1) * (self.max_context + block_size) * token
             kv_bytes = kv_bytes or min(max(wanted, 2**26), CPU_KV_BYTES)
         if kv_bytes:
+            _check_room(self.max_context, block_size or CPU_BLOCK, token, kv_bytes)
             memory["kv_cache_memory_bytes"] = kv_bytes
         if block_size:
             memory["block_size"] = block_size
-        self._engine = _start(model, self.max_context, max_live, str(self.dtype).removeprefix("torch."), memory)
+        self._rank = adapter_rank(model)
+        self._adapter: Any = None
+        self._adapters = 0
+        where = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
+        self._folder = tempfile.TemporaryDirectory(prefix="laconic-adapter-", dir=where)
+        dtype = str(self.dtype).removeprefix("torch.")
+        self._engine = _start(model, self.max_context, max_live, dtype, memory, self._rank)
         self._layers: set[str] = set().union(*self._engine.apply_model(_kinds_with_weights))
 
     @property
@@ -119,7 +135,7 @@ class VllmEngine:
                 **self.terms.sampling_params(request), output_kind=RequestOutputKind.FINAL_ONLY, flat_logprobs=True
             )
             prompt = {"prompt_token_ids": request.context.tolist()}
-            inner = self._engine.add_request(str(request.id), prompt, params)
+            inner = self._engine.add_request(str(request.id), prompt, params, lora_request=self._adapter)
             self._live[str(request.id)] = (request, inner)
 
     def step(self) -> list[Completion]:
@@ -161,27 +177,32 @@ class VllmEngine:
         """Take new weights (None: those the trainer's model has now), drop the prefix cache, and probe.
 
         Raises ``RuntimeError`` while requests are live, ``DataError`` for incomplete weights, and ``RunError`` when
-        vLLM left a tensor unloaded, kept its cache, or decodes with other weights than the trainer's.
+        vLLM left a tensor unloaded, kept its cache, or decodes with other weights than the trainer's. A model with an
+        adapter takes None only (``ValueError``).
         """
         if self._live:
             raise RuntimeError(f"{len(self._live)} requests are live; finish or abort them before new weights come")
         if version < self.policy_version:
             raise ValueError(f"version is {version} but the engine has {self.policy_version}; versions only rise")
         own = weights is None
-        if weights is None:
-            weights = complete_state(self.model)
+        if self._rank and not own:
+            raise ValueError("this engine holds the model's frozen base, and takes the model's own adapter only")
+        if self._rank:
+            self._load_adapter()
+        elif weights is None:
+            self._load(complete_state(self.model))
         else:
             check_complete(self.model, weights)
-        self._load(weights)
+            self._load(weights)
         self._drop_caches()
         self.policy_version, self.synced = version, True
         if own:
-            limit = TOLERANCE if self.dtype is torch.float32 else ROUGH
-            self.mismatch = probe(self, self.model, self.terms.allowed_vocab, limit)
+            self.mismatch = probe(self, self.model, self.terms.allowed_vocab, self.tolerance)
 
     def close(self) -> None:
         """Give the memory back; the engine is of no use afterwards."""
         self._engine.engine_core.shutdown()
+        self._folder.cleanup()
 
     def _load(self, weights: Mapping[str, Tensor]) -> None:
         # vLLM reports success and only logs what it left out
@@ -193,6 +214,20 @@ class VllmEngine:
         if lost:
             raise RunError(f"vLLM did not load all weights: {'; '.join(lost)}; the old ones would go on decoding")
 
+    def _load_adapter(self) -> None:
+        from vllm.lora.request import LoRARequest
+
+        before, self._adapters = self._adapter, self._adapters + 1
+        folder = Path(self._folder.name) / str(self._adapters)
+        write_adapter(self.model, folder, wide=self._on_cpu)
+        # the name is part of the prefix cache's keys
+        self._adapter = LoRARequest(f"policy-{self._adapters}", self._adapters, str(folder))
+        if not self._engine.add_lora(self._adapter):
+            raise RunError("vLLM did not take the adapter; the one before it would go on decoding")
+        if before is not None:
+            self._engine.remove_lora(before.lora_int_id)
+            shutil.rmtree(before.lora_path)
+
     def _drop_caches(self) -> None:
         if not self._engine.reset_prefix_cache():
             raise RunError("vLLM could not drop its prefix cache, so prefixes of the old policy would be read again")
@@ -203,8 +238,21 @@ def served_config(model: nn.Module) -> Any:
     return wider(model.config) if next(model.parameters()).device.type == "cpu" else model.config
 
 
-def _start(model: nn.Module, max_context: int, max_live: int, dtype: str, memory: dict[str, Any]) -> Any:
-    """An ``LLMEngine`` with dummy weights for ``model``'s architecture."""
+def _check_room(tokens: int, block: int, token_bytes: int, kv_bytes: int) -> None:
+    """One sequence must fit; of several that do not, vLLM lets some wait. One block more is vLLM's own."""
+    blocks = -(-tokens // block) + 1
+    needed = blocks * block * token_bytes
+    if needed > kv_bytes:
+        raise ConfigError(
+            f"one sequence of {tokens} tokens needs {blocks} blocks of {block} x {token_bytes:,} B = {needed:,} B of "
+            f"KV but kv_bytes is {kv_bytes:,}; raise it or lower rollout.max_completion"
+        )
+
+
+def _start(
+    model: nn.Module, max_context: int, max_live: int, dtype: str, memory: dict[str, Any], rank: int | None
+) -> Any:
+    """An ``LLMEngine`` for ``model``'s architecture: with dummy weights, or with the base of an adapter of ``rank``."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = ENVIRONMENT["VLLM_ENABLE_V1_MULTIPROCESSING"]
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -215,12 +263,15 @@ def _start(model: nn.Module, max_context: int, max_live: int, dtype: str, memory
         if config.model_type == model.config.model_type:
             config.architectures = [type(model).__name__]
         config.save_pretrained(folder)
+        adapter: dict[str, Any] = {"load_format": "dummy"}
+        if rank:
+            write_base(model, Path(folder), wide=next(model.parameters()).device.type == "cpu")
+            adapter = {"enable_lora": True, "max_lora_rank": engine_rank(rank), "max_loras": 1, "max_cpu_loras": 1}
         try:
             return LLMEngine.from_engine_args(
                 EngineArgs(
                     model=folder,
                     skip_tokenizer_init=True,
-                    load_format="dummy",
                     dtype=dtype,
                     max_model_len=max_context,
                     max_num_seqs=max_live,
@@ -231,6 +282,7 @@ def _start(model: nn.Module, max_context: int, max_live: int, dtype: str, memory
                     disable_log_stats=True,
                     generation_config="vllm",
                     **memory,
+                    **adapter,
                 )
             )
         except (ValueError, RuntimeError, NotImplementedError) as error:

@@ -69,6 +69,21 @@ def widen(weights: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     return changed
 
 
+def widen_adapter(matrices: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """LoRA matrices of ``config`` for ``wider(config)``: B makes rows of q, k and v, A reads the columns of o."""
+    width, target = head_width(config), head_width(wider(config))
+    if width == target:
+        return matrices
+    changed = dict(matrices)
+    for name, tensor in matrices.items():
+        kind, side = name.split(".")[-3:-1]
+        if kind in ("q_proj", "k_proj", "v_proj") and side == "lora_B":
+            changed[name] = _rows(tensor, width, target) * ((target / width) ** 0.5 if kind == "q_proj" else 1.0)
+        elif kind == "o_proj" and side == "lora_A":
+            changed[name] = _rows(tensor.T, width, target).T.contiguous()
+    return changed
+
+
 def _rows(tensor: Tensor, width: int, target: int) -> Tensor:
     """Each head's two halves moved to the starts of the wider halves; rows are (head, half, position)."""
     tensor = tensor.detach()

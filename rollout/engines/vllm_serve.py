@@ -16,8 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from safetensors.torch import save_file
+
 from ...errors import ConfigError, RunError
-from .vllm_heads import wider
+from .vllm_heads import widen, wider
 from .vllm_http import Peer, Unreachable
 from .vllm_version import require_vllm
 
@@ -50,12 +52,9 @@ class Server:
         self.peer = Peer("127.0.0.1", _free_port(port))
         self.log = log
         self._config = tempfile.TemporaryDirectory(prefix="laconic-serve-")
-        served, own = _servable(model, Path(self._config.name), on_gpu)
+        served = model if on_gpu else _servable(model, Path(self._config.name))
         self._output: IO[Any] | None = None if log is None else log.open("wb")
-        self.command = [
-            *command(served, self.peer.port, max_context, max_live, kv_bytes, gpu_memory_utilization, on_gpu),
-            *([] if own else ["--load-format", "dummy"]),
-        ]
+        self.command = command(served, self.peer.port, max_context, max_live, kv_bytes, gpu_memory_utilization, on_gpu)
         self.process = subprocess.Popen(
             self.command,
             env=environment(on_gpu),
@@ -113,18 +112,21 @@ class Server:
         return f"; {self.log} ends with: " + " | ".join(telling[-3:])[-800:]
 
 
-def _servable(model: Path, folder: Path, on_gpu: bool) -> tuple[Path, bool]:
-    """What the server loads, and whether it has weights; with wider heads they come by the trainer's first sync."""
-    if on_gpu:
-        return model, True
-    from transformers import AutoConfig
+def _servable(model: Path, folder: Path) -> Path:
+    """What a server on a CPU loads: the model, or one with wider heads in ``folder``.
+
+    With its weights: vLLM reloads from files only what it has loaded from files.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(model)
     served = wider(config)
     if served is config:
-        return model, True
+        return model
     served.save_pretrained(folder)
-    return folder, False
+    weights = widen(AutoModelForCausalLM.from_pretrained(model).state_dict(), config)
+    save_file({name: tensor.clone().contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    return folder
 
 
 def command(

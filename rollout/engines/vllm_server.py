@@ -19,6 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -55,8 +56,8 @@ class VllmServerEngine:
         """``model``: the trainer's causal LM, the source of weights and probes. ``address``: of ``laconic serve``.
 
         ``timeout``: seconds a server may be unreachable before the run stops. ``tolerance``: largest difference of
-        log-probs, in nats, between server and trainer; by default 1e-3 for a model on the CPU and 0.25 on a GPU, where
-        the server computes in 16 bits.
+        log-probs, in nats, between server and trainer; by default 1e-3 for a float32 model on the CPU and 0.25
+        where the model, or a server on a GPU, computes in 16 bits.
 
         Raises ``RunError`` when no server answers within ``timeout`` and ``ConfigError`` for one that does not fit.
         """
@@ -77,8 +78,9 @@ class VllmServerEngine:
                 f"start it with --max-context {max_context}"
             )
         self.terms = Terms.of(model, eos_ids, allowed_vocab, max_live, self.max_context)
-        on_cpu = next(model.parameters()).device.type == "cpu"
-        self.tolerance = tolerance if tolerance is not None else TOLERANCE if on_cpu else ROUGH
+        first = next(model.parameters())
+        exact = first.device.type == "cpu" and first.dtype is torch.float32
+        self.tolerance = tolerance if tolerance is not None else TOLERANCE if exact else ROUGH
         self.policy_version = 0
         self.synced = False
         self.mismatch = 0.0

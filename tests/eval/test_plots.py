@@ -14,6 +14,12 @@ from matplotlib.image import imread
 from laconic.eval import plots
 from laconic.eval.figures import BASE, TRAINED, inline_svg, save_png
 
+THINKING = [1024, 2048, 4096, 8192]
+GROWTH = {
+    "flat": {"seconds": [1.0, 4.0, 16.0, 64.0], "peak_kv_tokens": [1e4, 2e4, 4e4, 8e4], "exponents": [1.9, 2.0, 2.4]},
+    "delethink": {"seconds": [1.0, 2.0, 4.0, 8.0], "peak_kv_tokens": [5e3] * 4, "exponents": [1.0]},
+}
+
 
 def draw_all(written: Any) -> dict[str, Figure]:
     base, trained = written.base.summary, written.trained.summary
@@ -29,6 +35,7 @@ def draw_all(written: Any) -> dict[str, Figure]:
         "histogram": plots.length_histogram(lengths, 640),
         "training": plots.training_curves(records),
         "cost": plots.cost_breakdown({"base": base["overall"]["cost"], "trained": trained["overall"]["cost"]}),
+        "growth": plots.growth_with_thought(THINKING, GROWTH),
     }
 
 
@@ -81,6 +88,16 @@ def test_the_bars_and_points_are_the_numbers_of_the_summary(written: Any, figure
     assert tuple(point) == pytest.approx((overall["tokens"]["mean"], overall["accuracy"]["avg_at_k"]["value"]))
     widths = [patch.get_width() for patch in figures["cost"].axes[1].patches]
     assert sum(widths[:3]) == pytest.approx(overall["cost"]["gpu_s"]["64"])
+
+
+def test_growth_shows_time_and_memory_of_both_sides_and_their_median_exponents(figures: dict[str, Figure]) -> None:
+    figure = figures["growth"]
+    for axes, key in zip(figure.axes, ("seconds", "peak_kv_tokens"), strict=True):
+        for line, side in zip(axes.lines, GROWTH.values(), strict=True):
+            assert line.get_xydata().T.tolist() == [THINKING, side[key]]
+        assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["flat: time ~ length^2.00", "delethink: time ~ length^1.00"]
 
 
 def test_the_shares_of_a_histogram_add_up_to_one_for_any_lengths() -> None:

@@ -68,6 +68,12 @@ def test_rows_survive_the_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [SAMPLES]
 
 
+def test_texts_of_more_than_two_gigabytes_can_be_put_in_order() -> None:
+    # Arrow takes rows of a `string` column from one array, whose 32-bit offsets end at 2 GiB: 40,000 long thoughts.
+    for name in ("prompt_text", "response_text"):
+        assert pa.types.is_large_string(SCHEMA.field(name).type)
+
+
 def test_shards_are_numbered_and_the_first_row_of_a_sample_counts(tmp_path: Path) -> None:
     write_shard(tmp_path, to_table([ROW]))
     path = write_shard(tmp_path, to_table([replace(ROW, gold="other"), EMPTY]))

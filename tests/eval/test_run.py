@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +211,43 @@ def test_comparison_is_paired_and_refuses_different_settings(tmp_path: Path) -> 
         compare_runs(tmp_path / "base", tmp_path / "other")
     loose = compare_runs(tmp_path / "base", tmp_path / "other", allow_different=True, draws=100)
     assert loose["different"] == ["k: 4 and 2", "cap: 64 and 60"] and loose["overall"]["n"] == 12
+
+
+def test_comparison_refuses_another_number_type_and_another_grader_of_formulas(tmp_path: Path) -> None:
+    run(tmp_path / "base", passes=1)
+    first = json.loads((tmp_path / "base" / "summary.json").read_text())
+    assert first["versions"]["math-verify"] == version("math-verify")
+
+    def refused(verifier: str, dtype: str | None, grader: str | None) -> list[str]:
+        """What stops a comparison with the same evaluation, had it been written otherwise."""
+        for name, old in (("a", first["model"]["dtype"]), ("b", dtype)):
+            summary = json.loads(json.dumps(first))
+            summary["settings"]["verifiers"] = [verifier]
+            summary["model"]["dtype"] = old
+            versions = {"math-verify": "0.9.0", "torch": "2"} if name == "a" else {"math-verify": grader, "torch": "3"}
+            summary["versions"] = {package: number for package, number in versions.items() if number}
+            shutil.copytree(tmp_path / "base", tmp_path / name, dirs_exist_ok=True)
+            (tmp_path / name / "summary.json").write_text(json.dumps(summary))
+        try:
+            return list(compare_runs(tmp_path / "a", tmp_path / "b", draws=100)["different"])
+        except ConfigError as error:
+            return [str(error)]
+
+    assert refused("math", "float32", "0.9.0") == []
+    assert "differ in number type: 'float32' and 'bfloat16';" in refused("math", "bfloat16", "0.9.0")[0]
+    assert "differ in math-verify: '0.9.0' and '0.8.0';" in refused("math", "float32", "0.8.0")[0]
+    assert "differ in math-verify: '0.9.0' and None;" in refused("math", "float32", None)[0]
+    assert refused("number", "float32", "0.8.0") == [], "which judges no number"
+
+
+def test_evaluations_of_earlier_versions_without_what_must_agree_compare(tmp_path: Path) -> None:
+    run(tmp_path, passes=1)
+    file = tmp_path / "summary.json"
+    summary = json.loads(file.read_text())
+    del summary["model"]["dtype"], summary["versions"], summary["settings"]["engine"]
+    summary["settings"]["verifiers"] = ["math"]
+    file.write_text(json.dumps(summary))
+    assert compare_runs(tmp_path, tmp_path, draws=100)["different"] == []
 
 
 def test_a_run_equals_itself(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from laconic.eval.wording import (
         (percent, 0.9304, "93.0%"),
         (percent, 1.0, "100.0%"),
         (percent, 0.99999, ">99.9%"),
+        (percent, 1999 / 2000, ">99.9%"),
+        (percent, 1 / 2000, "0.1%"),
         (percent, 0.0001, "<0.1%"),
         (percent, 0.0, "0.0%"),
         (percent, None, "–"),

@@ -239,6 +239,20 @@ def test_unknown_ids_and_settings_are_refused_before_anything_starts() -> None:
             VerifierPool(**settings)  # type: ignore[arg-type]
 
 
+def test_a_worker_starts_where_the_address_space_cannot_be_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    from laconic.rewards import worker
+
+    def refuse(what: int, limits: tuple[int, int]) -> None:
+        raise ValueError("current limit exceeds maximum limit")  # what Python says on macOS
+
+    monkeypatch.setattr(worker.resource, "setrlimit", refuse)
+    monkeypatch.setattr(worker.sys, "platform", "darwin")
+    worker._limit_memory(2.0)
+    monkeypatch.setattr(worker.sys, "platform", "linux")
+    with pytest.raises(ValueError, match="exceeds maximum"):
+        worker._limit_memory(2.0)
+
+
 def test_an_item_for_a_verifier_the_pool_was_not_started_with_is_refused() -> None:
     with VerifierPool(verifiers=["exact"]) as pool, pytest.raises(ConfigError, match="started for exact"):
         pool.judge([Item("7", "7", "number")])

@@ -131,6 +131,9 @@ def test_parts_of_an_answer_are_no_trajectories_of_their_own() -> None:
 
     chunks, threads, summaries = stopped(chunks, 1, 3), stopped(threads, 1, 2, 4), stopped(summaries, 2, 3)
     assert [answer_leaves(group, group.rollouts[0]) for group in (chunks, threads, summaries)] == [[1], [2], [0, 1]]
+    # Nor is a thread that ends by itself.
+    ended = tuple(replace(s, stop=Stop.EOS) if s.id == 2 else s for s in threads.segments)
+    assert answer_leaves(threads.replace(segments=ended), threads.rollouts[0]) == [2]
     assert trajectory_tokens(chunks) == 10 + 10
     assert trajectory_tokens(threads) == 4 + 7 + 3
     assert trajectory_tokens(summaries) == 5 + 3 + 10 + 4

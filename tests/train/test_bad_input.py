@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -176,6 +178,16 @@ def test_a_full_disk_at_the_very_end_costs_nothing_but_the_export(
     assert [path.name for path in RUN.iterdir() if "model" in path.name] == []
     assert train().exit_code == 0
     check_model_folder(RUN / "model")
+
+
+def test_a_finished_model_that_a_kill_left_half_written_goes_with_the_next_start(train: Train) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    left = RUN / f".tmp-model-{killed.pid}"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    assert train("steps=1").exit_code == 0
+    assert not left.exists()
 
 
 def test_weights_that_are_no_numbers_stop_the_run_with_what_to_change(

@@ -75,7 +75,8 @@ def test_rows_beyond_the_positions_of_the_model_are_refused_with_the_sum():
 @pytest.mark.parametrize(
     "override",
     ["steps=0", "rollout.prompts_per_step=0", "rollout.max_live=0", "optim.lr=0", "rollout.temperature=0",
-     "optim.epochs=0", "save.keep=0", "save.every=0", "optim.max_grad_norm=-1", "name=a/b", "rollout.engine=vlm",
+     "rollout.server_timeout=0", "optim.epochs=0", "save.keep=0", "save.every=0", "optim.max_grad_norm=-1", "name=a/b",
+     "rollout.engine=vlm",
      "optim.weight_decay=-1", "rollout.driver=tree"],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused_by_its_key(override):
@@ -91,13 +92,23 @@ def test_a_value_out_of_range_is_refused_by_its_key(override):
         ("use_vllm", "no effect"),
         ("vllm_mode", "no effect"),
         ("top_entropy_quantile", "no effect"),
+        ("top_p", "nothing corrects the ratio"),
+        ("top_k", "nothing corrects the ratio"),
         ("eval_steps", "no effect"),
+        ("ddp_timeout", "no effect"),
         ("adam_betta1", "did you mean trl.adam_beta"),
     ],
 )
 def test_a_trl_key_that_would_do_nothing_is_refused_with_the_reason(key, words):
     message = refusal("grpo", f"trl.{key}=1")
     assert f"trl.{key}" in message and words in message
+
+
+@pytest.mark.parametrize("key", ["top_p", "top_k", "min_p"])
+def test_sampling_from_a_part_of_the_vocabulary_is_refused_with_the_reason(key):
+    message = refusal("grpo", f"rollout.{key}=0.9")
+    assert f"rollout.{key}" in message and "trained as if it were drawn from all of it" in message
+    assert "lower rollout.temperature" in message
 
 
 def test_a_trl_key_that_still_works_passes():
@@ -141,6 +152,13 @@ def test_groups_that_do_not_stay_whole_on_ranks_are_refused_with_the_arithmetic(
     fitting = message.partition("prompts_per_step=")[2].split(",")[0].split(" or ")
     for number in fitting:
         check_settings(load_settings(CONFIGS / "grpo.yaml", [f"rollout.prompts_per_step={number}", overrides[1]]), TINY)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "vllm_server"])
+def test_one_rank_trains_with_vllm(monkeypatch, engine):
+    check_settings(load_settings(CONFIGS / "grpo.yaml", [f"rollout.engine={engine}"]), TINY)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert f"2 ranks are started but rollout.engine {engine} serves one" in refusal("grpo", f"rollout.engine={engine}")
 
 
 @pytest.mark.parametrize(

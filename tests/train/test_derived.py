@@ -60,6 +60,13 @@ def test_an_unknown_model_is_called_unknown():
     assert summary(SETTINGS, None)["peak_bytes"] is None
 
 
+def test_a_model_that_cannot_be_priced_can_still_be_trained():
+    config = {"model_type": "deepseek_v3", "kv_lora_rank": 512}
+    assert "unknown, model type 'deepseek_v3'" in derive(SETTINGS, config)[-1]
+    numbers = summary(SETTINGS, config)
+    assert numbers["parameters"] is numbers["peak_bytes"] is numbers["trained"] is None
+
+
 def test_numbers_for_scripts_equal_those_in_words():
     numbers = summary(SETTINGS, CONFIG)
     assert (numbers["rollouts_per_step"], numbers["updates_per_step"], numbers["rollouts_at_most"]) == (32, 6, 320)

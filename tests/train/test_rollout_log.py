@@ -32,6 +32,7 @@ from laconic.train.rollout_log import (
     write_groups,
     write_rollouts,
 )
+from laconic.train.rows import flatten
 
 PROBLEMS = {"p/0": Problem("p/0", "a", "7", "p", level=2)}
 
@@ -105,6 +106,26 @@ def test_costs_of_shared_and_of_discarded_segments_are_counted_once(tmp_path: Pa
     for name in ("decoded", "prefilled", "cached", "kv_read"):
         assert sum(row[name] for row in rows) == getattr(total, name)
     assert rows[1]["decoded"] == 1
+
+
+def test_every_leaf_has_the_tokens_of_its_training_row_and_its_rollouts_longest_path(tmp_path: Path) -> None:
+    group = branching_group()
+    trunk, branch = read(write_rollouts(tmp_path, 1, experience(), PROBLEMS, Letters()))  # type: ignore[arg-type]
+    # Rows are prompt and answer; both leaves stand on one path after another, so T_crit is their length.
+    assert [trunk["forward"], branch["forward"]] == [len(group.context_ids(leaf.segment)) for leaf in group.leaves]
+    assert [trunk["critical"], branch["critical"]] == [3, 3]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_rows_in_the_log_are_those_that_are_trained(seed: int, tmp_path: Path) -> None:
+    group = random_group(0, random.Random(seed))
+    prompt = len(group.segments[0])
+    whole = (replace(s, parent_off=prompt) if s.parent == 0 else s for s in group.segments)  # a cut one trains nothing
+    group = group.replace(segments=tuple(whole))
+    rows = flatten([group], [1.0] * len(group.rollouts), normalizer="row_mean", max_completion=9, keep_all=True)
+    saved = with_texts(group, [Outcome()] * len(group.leaves), PROBLEMS["p/0"], Letters())  # type: ignore[arg-type]
+    logged = read(write_groups(tmp_path / "x.parquet", [saved], Letters()))  # type: ignore[arg-type]
+    assert sorted(row["forward"] for row in logged if row["forward"]) == sorted(map(len, rows))
 
 
 def test_a_step_whose_groups_were_all_filtered_out_is_an_empty_table(tmp_path: Path) -> None:

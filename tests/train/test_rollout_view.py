@@ -92,6 +92,22 @@ def test_a_leaf_that_nobody_judged_is_a_part_of_its_rollout() -> None:
     assert "0 of 1 right" in shown
 
 
+def test_weights_are_named_where_they_differ() -> None:
+    saved = tree()
+    alike = saved.group.replace(leaves=tuple(replace(leaf, weight=0.25) for leaf in saved.group.leaves))
+    assert "weight 0.25" in terminal(saved) and "weight" not in terminal(replace(saved, group=alike))
+
+
+def test_a_long_heading_goes_on_in_the_next_line() -> None:
+    lines = terminal(tree(), width=60).splitlines()
+    start = lines.index(next(line for line in lines if line.startswith("p/3")))
+    heading = [line.strip() for line in lines[start : start + 2]]
+    assert heading == [
+        "p/3  step 12 · level 2 · gold 7 · 2 leaves, 1 of 2 right",
+        "13 tokens decoded, 27.8% saved",
+    ]
+
+
 def test_a_segment_of_a_group_of_several_policies_names_its_own() -> None:
     saved = tree()
     segments = [replace(one, policy_version=one.id) for one in saved.group.segments]

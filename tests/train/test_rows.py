@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laconic.errors import DataError
-from laconic.rollout.records import Group, Kind, Leaf, Rollout, Segment, Stop, prompt_group
+from laconic.rollout.records import Group, Kind, Leaf, Origin, Rollout, Segment, Stop, prompt_group
 from laconic.train.rows import Totals, flatten, to_packs, totals_of
 
 NORMALIZERS = ("row_mean", "token_mean", "constant")
@@ -151,6 +153,74 @@ def test_weights_of_a_whole_update_sum_to_what_the_normalizer_promises(case):
         assert trained == pytest.approx(1.0)
     else:
         assert trained == pytest.approx(totals.tokens / (totals.rollouts * 64))
+
+
+def random_group(rng: random.Random) -> Group:
+    """Late splits down to length zero, empty answers, inserted and copied tokens, rollouts of any leaves.
+
+    A sampled token's id says which it is: 100 times its segment plus its place. Inserted ones have ids below 100.
+    """
+    segments = list(prompt_group(0, "p", [1, 2]).segments)
+    for index in range(1, rng.randint(2, 12)):
+        parent = rng.choice(segments)
+        kept = rng.choice([0, rng.randint(0, len(parent)), len(parent)]) if parent.id else 2
+        kind = rng.choice([Kind.SAMPLED] * 4 + [Kind.FORCED, Kind.PROBE, Kind.CONTEXT_COPY])
+        ids, origin = 100 * index + np.arange(rng.randint(0, 4)), ()
+        if kind is Kind.CONTEXT_COPY:
+            source = rng.choice(segments)
+            start = rng.randint(0, len(source))
+            origin, ids = (Origin(source.id, start, len(source)),), source.ids[start:]
+        elif kind is not Kind.SAMPLED:
+            ids = ids % 100
+        sampled = kind is Kind.SAMPLED
+        logp = -(ids % 997) / 997 - 0.1 if sampled else np.full(len(ids), np.nan)
+        one = Segment(index, parent.id, kept, kind, ids.astype(np.int32), logp.astype(np.float32), Stop.EOS, origin)
+        version_T = np.sort([rng.randint(1, 3) for _ in range(len(one))])
+        segments.append(one.with_versions(version_T) if sampled else one)
+    leaves = tuple(Leaf(i, rng.randint(1, len(segments) - 1)) for i in range(rng.randint(1, 6)))
+    order = rng.sample(range(len(leaves)), len(leaves))
+    cuts = sorted({0, len(order), *(rng.randint(0, len(order)) for _ in range(3))})
+    rollouts = tuple(Rollout(tuple(order[start:stop])) for start, stop in pairwise(cuts))
+    group = Group(0, "p", tuple(segments), leaves, rollouts)
+    group.validate()
+    return group
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.integers(0, 10**9))
+def test_rows_train_what_the_calls_sampled_each_token_once_in_the_context_it_was_sampled_in(seed):
+    """Brute force over calls: all that a rollout stands on, token by token, and never a token that was cut off."""
+    group = random_group(random.Random(seed))
+    advantage = [1.0 + number for number in range(len(group.rollouts))]
+    rows = flatten([group], advantage, normalizer="row_mean", max_completion=9, keep_all=True)
+    found = []
+    for row in rows:
+        assert all(id >= 100 for id in row.ids[row.trained])
+        for place in np.flatnonzero(row.trained):
+            context = tuple(row.ids[:place].tolist())
+            token = (int(row.ids[place]), float(row.old_logp[place]), int(row.policy_version[place]))
+            found.append((row.advantage, row.weight, context, *token))
+    wanted = []
+    for number, rollout in enumerate(group.rollouts):
+        used: set[tuple[int, int]] = set()
+        for leaf in rollout.leaves:
+            segment, kept = group.leaves[leaf].segment, len(group.segments[group.leaves[leaf].segment])
+            while segment:
+                if group.segments[segment].kind is Kind.SAMPLED:
+                    used |= {(segment, offset) for offset in range(kept)}
+                segment, kept = group.segments[segment].parent, group.segments[segment].parent_off
+        for segment, offset in used:
+            call = group.segments[segment]
+            before = group.context_ids(segment)[: len(group.context_ids(segment)) - len(call) + offset]
+            token = (100 * segment + offset, float(call.logp[offset]), int(call.version_T[offset]))
+            wanted.append((advantage[number], 1 / (len(group.rollouts) * len(used)), tuple(before.tolist()), *token))
+    assert sorted(found) == sorted(wanted)
+
+
+def test_random_groups_have_cuts_at_length_zero_and_rollouts_of_several_rows():
+    groups = [random_group(random.Random(seed)) for seed in range(200)]
+    zero = [s for group in groups for s in group.segments[1:] if s.parent and not s.parent_off]
+    assert len(zero) > 50 and sum(len(r.leaves) > 1 for group in groups for r in group.rollouts) > 50
 
 
 @pytest.mark.parametrize("advantage", [[1.0], [1.0, np.nan], [[1.0, 2.0]]])

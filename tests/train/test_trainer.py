@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
-from laconic.errors import RunError
+from laconic.errors import DataError, RunError
 from laconic.eval.tasks import Problem
 from laconic.rewards.verdict import Item, Judgement, Verdict
 from laconic.train.checkpoint import find_defect, latest_checkpoint, step_of
 from laconic.train.forward import score
+from laconic.train.hub.trained_run import check_up_to_date
 from laconic.train.load_model import load_model
 from laconic.train.metrics_log import read_metrics
 from laconic.train.objectives import Clip, LossInputs, LossOutputs
@@ -299,6 +303,29 @@ def test_the_exported_model_is_the_trained_one(make: Train) -> None:
     assert json.loads((folder / "config.json").read_text())["use_cache"] is True, "as in the base, not as in training"
     assert trainer.model.config.use_cache is False
     assert tokenizer.get_vocab() == build_tokenizer().get_vocab(), "no token was added on the way"
+
+
+def test_a_model_is_exported_in_the_number_type_of_its_base_and_trained_on_in_float32(
+    make: Train, random_model: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(random_model, base)
+    load_model(str(base))[0].bfloat16().save_pretrained(base)
+    trainer = make("grpo", f"model={base}", "save.every=1")
+    trainer.train()
+    (checkpoint,) = (trainer.run_dir / "checkpoints").iterdir()
+    folder = export(trainer, trainer.run_dir / "model")
+    saved, kept = (load_file(path / "model.safetensors") for path in (folder, checkpoint))
+    assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
+    assert equal(saved, {name: tensor.bfloat16() for name, tensor in kept.items()})
+    assert not equal(saved, load_file(base / "model.safetensors"))
+    assert AutoModelForCausalLM.from_pretrained(folder, dtype="auto").dtype is torch.bfloat16
+    check_up_to_date(trainer.run_dir, "")
+    weights = next(iter(saved.values()))
+    weights.view(-1)[0] += 1
+    save_file(saved, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match=r"model\.safetensors is not what step 1 left"):
+        check_up_to_date(trainer.run_dir, "")
 
 
 def test_gradient_checkpointing_changes_neither_rollouts_nor_gradients(make: Train) -> None:

@@ -91,7 +91,8 @@ def test_two_ranks_train_as_one_does(alone: Path, launched: tuple[str, Path]) ->
     assert one["groups/with_signal"] >= 2 and one["grad_norm"] > 0.06, "there is something to learn, and to clip"
     assert set(one) == set(two)
     for key in set(one) - {"loss", "grad_norm"}:
-        if not key.startswith(("seconds/", "policy/")):
+        # Engine and trainer differ by rounding only, and that depends on which rows share a pack.
+        if not key.startswith(("seconds/", "policy/", "mismatch/")):
             assert one[key] == two[key], key
     for key in ("loss", "grad_norm", "policy/entropy", "policy/ratio_max"):
         assert one[key] == pytest.approx(two[key], rel=1e-5, abs=1e-7), key

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...eval.paired import SAME, compare_runs
+from ...eval.paired import compare_runs, differences
 from ...eval.records import SAMPLES
 from ..evaluation import EVALUATIONS
 from ..model_files import PACKAGED
@@ -62,7 +62,7 @@ def gather_evidence(run: TrainedRun) -> Evidence:
         )
     others = {folder: summary for folder, summary in found.items() if folder not in ours}
     chosen = _largest(ours)
-    candidates = {f: s for f, s in others.items() if any(_same_settings(s, summary) for summary in chosen.values())}
+    candidates = {f: s for f, s in others.items() if not all(differences(s, one) for one in chosen.values())}
     bases: dict[Path, Summary] = {}
     if candidates and _on_disk(run.settings.model):
         bases = _of(candidates, lambda dtypes: base_hashes(run, dtypes))
@@ -120,13 +120,9 @@ def _largest(ours: Mapping[Path, Summary]) -> dict[Path, Summary]:
 
 def _measured(folder: Path, summary: Summary, bases: Mapping[Path, Summary]) -> Measured:
     for base_folder, base in bases.items():
-        if _same_settings(base, summary):
+        if not differences(base, summary):
             return Measured(summary, base, compare_runs(base_folder, folder))
     return Measured(summary, None, None)
-
-
-def _same_settings(one: Summary, other: Summary) -> bool:
-    return all(one["settings"].get(name) == other["settings"].get(name) for name in SAME)
 
 
 def _listed(folders: Iterable[Path]) -> str:

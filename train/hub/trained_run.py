@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,11 +79,7 @@ def read_run(folder: Path) -> TrainedRun:
     model = folder / "model"
     if not model.is_dir():
         raise DataError(f"{folder} has no finished model yet (no folder {model}); {go_on}, then push")
-    if last is not None and (stale := _differing(model, last)):
-        raise DataError(
-            f"{model / stale} is not what step {step_of(last)} left (see {last / stale}), so the model is of an "
-            f"earlier stage; {go_on}, which writes it anew, then push"
-        )
+    check_up_to_date(folder, f"{go_on}, which writes it anew, then push")
     run = TrainedRun(
         folder,
         settings,
@@ -93,6 +90,16 @@ def read_run(folder: Path) -> TrainedRun:
     return run
 
 
+def check_up_to_date(folder: Path, remedy: str) -> None:
+    """Raise ``DataError`` that ends in ``remedy`` if ``model/`` of a run is not what its newest checkpoint holds."""
+    last = _last_checkpoint(folder / "checkpoints")
+    if last is not None and (stale := _differing(folder / "model", last)):
+        raise DataError(
+            f"{folder / 'model' / stale} is not what step {step_of(last)} left (see {last}), so the model is of an "
+            f"earlier stage; {remedy}"
+        )
+
+
 def _last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint by its files' sizes; hashing gigabytes of optimizer state would tell no more here."""
     whole = [path for path in folder.glob("step-[0-9]*") if find_defect(path, hashes=False) is None]
@@ -100,10 +107,37 @@ def _last_checkpoint(folder: Path) -> Path | None:
 
 
 def _differing(model: Path, checkpoint: Path) -> str | None:
-    """A weight file that the checkpoint has, too, and with other content."""
-    files = read_json(checkpoint / MANIFEST)["files"]
-    shared = [path for path in sorted(model.glob("*.safetensors")) if path.name in files]
-    return next((path.name for path in shared if _sha256(path) != files[path.name]["sha256"]), None)
+    """A weight file with another content than the checkpoint has in the number type of that file; None without one.
+
+    A finished model is rounded to the type of its base, so that its files may differ from the checkpoint's.
+    """
+    listed = read_json(checkpoint / MANIFEST)["files"]
+    changed = [
+        path for path in sorted(model.glob("*.safetensors"))
+        if path.name not in listed or _sha256(path) != listed[path.name]["sha256"]
+    ]  # fmt: skip
+    return next((path.name for path in changed if not _is_rounded(path, checkpoint)), None)
+
+
+def _is_rounded(path: Path, checkpoint: Path) -> bool:
+    """Whether every tensor in ``path`` is the checkpoint's, in the number type it has in ``path``."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    where: dict[str, Any] = {}
+    with ExitStack() as stack:
+        try:
+            for file in sorted(checkpoint.glob("*.safetensors")):
+                trained = stack.enter_context(safe_open(file, framework="pt"))
+                where |= dict.fromkeys(trained.keys(), trained)
+            found = stack.enter_context(safe_open(path, framework="pt"))
+            for name in found.keys():  # noqa: SIM118
+                tensor = found.get_tensor(name)
+                if name not in where or not torch.equal(where[name].get_tensor(name).to(tensor.dtype), tensor):
+                    return False
+        except SafetensorError:
+            return False  # torn: certainly not what the checkpoint holds
+    return True
 
 
 def _sha256(path: Path) -> str:

@@ -9,7 +9,8 @@ With rho = exp(log pi - log pi_old), per token:
 
 w_pos and w_neg are sums over rows of the positive and of the negative weighted advantages. For one row this is PPO's
 -min(rho A, clip(rho) A); for tokens shared by rows it is exactly the sum over the rows, which one summed advantage is
-not. With ``delta`` (two-sided clipping) the w_neg factor is min(max(rho, 1 - epsilon_low), delta).
+not. With ``delta`` (two-sided clipping) the w_neg factor is min(max(rho, 1 - epsilon_low), delta). With ``old:
+recompute`` the first line is multiplied with the importance weight of ``base.py``.
 
 Source: PPO, arXiv 1707.06347; GRPO, arXiv 2402.03300 (k3 KL); DAPO, arXiv 2503.14476 (two epsilons); INTELLECT-2,
 arXiv 2505.07291 (delta). Values equal those of trl 1.16 for loss types grpo, dapo and dr_grpo.
@@ -24,7 +25,20 @@ import torch
 
 from ...errors import ConfigError
 from ..rows import Normalizer
-from .base import LossInputs, LossOutputs, Old, common_metrics, k3, log_ratio, share, to_floats
+from .base import (
+    Importance,
+    LossInputs,
+    LossOutputs,
+    Old,
+    check_importance_cap,
+    common_metrics,
+    correction,
+    correction_metrics,
+    k3,
+    log_ratio,
+    share,
+    to_floats,
+)
 
 # Shapes: M scored tokens of the pack
 
@@ -49,6 +63,10 @@ class Clip:
     """Weight of the entropy bonus."""
     old: Old = "engine"
     """Log-probs of the sampling policy: ``engine`` as reported while sampling, ``recompute`` scored by the trainer."""
+    importance: Importance = "token"
+    """With ``old: recompute``, weight tokens by trainer over engine probability; ``none`` leaves the difference."""
+    importance_cap: float = 2.0
+    """Largest such weight."""
 
     name: ClassVar[str] = "clip"
     packs: ClassVar[Literal["exact", "rows"]] = "exact"
@@ -64,6 +82,7 @@ class Clip:
                 f"objective.delta is {self.delta:g} but must exceed 1 + epsilon_high = {1 + self.epsilon_high:g}; "
                 "raise it, or leave it out"
             )
+        check_importance_cap(self.importance_cap)
         if not self.kl >= 0:
             raise ConfigError(f"objective.kl is {self.kl:g} but must be 0 or more; 0 switches the term off")
 
@@ -75,10 +94,15 @@ class Clip:
         ratio_M = log_ratio(inputs).exp()
         capped_M = ratio_M.clamp(max=1 + self.epsilon_high)
         floored_M = ratio_M.clamp(min=1 - self.epsilon_low, max=self.delta)
-        loss_M = -(inputs.w_pos_M * capped_M + inputs.w_neg_M * floored_M) - inputs.w_nll_M * inputs.log_probs_M
+        policy_M = inputs.w_pos_M * capped_M + inputs.w_neg_M * floored_M
+        weight_M = correction(inputs, self.old, self.importance, self.importance_cap)
+        if weight_M is not None:
+            policy_M = policy_M * weight_M
+        loss_M = -policy_M - inputs.w_nll_M * inputs.log_probs_M
         metrics = common_metrics(inputs, ratio_M) | {
             "policy/clipped_high": share((inputs.w_pos_M > 0) & (ratio_M > 1 + self.epsilon_high)),
             "policy/clipped_low": share((inputs.w_neg_M < 0) & (ratio_M < 1 - self.epsilon_low)),
+            **correction_metrics(weight_M, self.importance_cap),
         }
         # Terms that are switched off are left out, not multiplied by 0: their inputs may be NaN.
         if self.kl:

@@ -6,11 +6,11 @@ Over the M trained tokens of a pack, with A_j the advantage of token j's row:
     K      = max(1, floor(M * ratio)) tokens with the largest cov
     loss_j = -A_j * rho_j  [+ coef * |log pi_j - log pi_old,j|  for the K tokens]
 
-times the row weight; ``kl`` adds the bias-corrected k3 term of ``clip.py``. There is no clipping: keep the learning
-rate and the number of updates small. The penalty is to the policy that sampled and its gradient at equality is 0, so
-with one update per generation it does nothing (``KlCov.check``). The K tokens are chosen within a pack, as the
-published code chooses them within a micro-batch: the result depends on ``optim.micro_batch_tokens``. Rows without
-advantage take part in the choice.
+times the row weight, and the first term times the importance weight of ``base.py``; ``kl`` adds the bias-corrected k3
+term of ``clip.py``. There is no clipping: keep the learning rate and the number of updates small. The penalty is to the
+policy that sampled and its gradient at equality is 0, so with one update per generation it does nothing
+(``KlCov.check``). The K tokens are chosen within a pack, as the published code chooses them within a micro-batch: the
+result depends on ``optim.micro_batch_tokens``. Rows without advantage take part in the choice.
 
 Source: The Entropy Mechanism of RL for reasoning language models, arXiv 2505.22617; defaults as in Anti-Length Shift,
 arXiv 2601.03969, and its code, U-rara/DOT verl/trainer/ppo/core_algos.py.
@@ -26,7 +26,19 @@ from torch import Tensor
 
 from ...errors import ConfigError
 from ..rows import Normalizer
-from .base import LossInputs, LossOutputs, Old, common_metrics, k3, log_ratio, to_floats
+from .base import (
+    Importance,
+    LossInputs,
+    LossOutputs,
+    Old,
+    check_importance_cap,
+    common_metrics,
+    correction,
+    correction_metrics,
+    k3,
+    log_ratio,
+    to_floats,
+)
 
 # Shapes: M scored tokens of the pack, K penalised tokens
 
@@ -45,6 +57,10 @@ class KlCov:
     """Weight of the KL divergence to the reference model (beta); 0 loads no reference."""
     old: Old = "engine"
     """Log-probs of the sampling policy: ``engine`` as reported while sampling, ``recompute`` scored by the trainer."""
+    importance: Importance = "token"
+    """With ``old: recompute``, weight tokens by trainer over engine probability; ``none`` leaves the difference."""
+    importance_cap: float = 2.0
+    """Largest such weight."""
 
     name: ClassVar[str] = "kl_cov"
     packs: ClassVar[Literal["exact", "rows"]] = "rows"
@@ -60,6 +76,7 @@ class KlCov:
             raise ConfigError(
                 f"objective.coef is {self.coef:g} and objective.kl is {self.kl:g}, but both must be 0 or more"
             )
+        check_importance_cap(self.importance_cap)
 
     def check(self, updates_per_batch: int, epochs: int) -> None:
         """Raise ``ConfigError`` where the penalty could have no effect."""
@@ -73,11 +90,15 @@ class KlCov:
     def __call__(self, inputs: LossInputs) -> LossOutputs:
         log_ratio_M = log_ratio(inputs)
         ratio_M = log_ratio_M.exp()
-        loss_M = -(inputs.w_pos_M + inputs.w_neg_M) * ratio_M - inputs.w_nll_M * inputs.log_probs_M
+        policy_M = (inputs.w_pos_M + inputs.w_neg_M) * ratio_M
+        weight_M = correction(inputs, self.old, self.importance, self.importance_cap)
+        if weight_M is not None:
+            policy_M = policy_M * weight_M
+        loss_M = -policy_M - inputs.w_nll_M * inputs.log_probs_M
         chosen_K = self.highest_covariance(inputs)
         penalty_K = log_ratio_M[chosen_K].abs()
         loss = loss_M.sum() + self.coef * (inputs.w_kl_M[chosen_K] * penalty_K).sum()
-        metrics = common_metrics(inputs, ratio_M)
+        metrics = common_metrics(inputs, ratio_M) | correction_metrics(weight_M, self.importance_cap)
         metrics["policy/kl_cov_penalty"] = penalty_K.detach().sum() / max(1, len(chosen_K))
         if self.kl:
             kl_M = k3(inputs.log_probs_M, inputs.ref_logp_M)

@@ -42,6 +42,8 @@ def _split(group: Group, index: int, offset: int) -> Group:
         whole, id=index + 1, parent=index, parent_off=offset, ids=whole.ids[offset:], logp=whole.logp[offset:],
         cost=cost_tail,
     )  # fmt: skip
+    if whole.earlier:
+        head, tail = head.with_versions(whole.version_T[:offset]), tail.with_versions(whole.version_T[offset:])
 
     def moved(old: int) -> int:
         return old + (old > index)

@@ -65,11 +65,21 @@ def test_line_separators_inside_a_text_do_not_split_it(tmp_path: Path) -> None:
         ([{**ROWS[0], "level": "hard"}], COLUMNS, "row 1: the level 'hard'.*not a whole number"),
         ([[1, 2]], {}, "line 1 holds a list"),
         ([{"messages": [{"role": "user"}], "gold": "x"}], {}, "needs a 'role' and a text 'content'"),
+        ([{"messages": 5, "gold": "x"}], {}, "needs a 'role' and a text 'content'"),
+        ([{**ROWS[0], "level": float("inf")}], COLUMNS, "row 1: the level inf.*not a whole number"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, rows: list[Any], columns: dict[str, str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_file(written(tmp_path, rows), columns)
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 100_000], ids=["a number of 5,000 digits", "100,000 brackets"])
+def test_lines_that_python_cannot_hold_are_named(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(f'{{"prompt": "a", "gold": "b"}}\n{{"prompt": "a", "gold": {value}}}\n')
+    with pytest.raises(DataError, match="line 2 is not valid JSON: .*mend or remove"):
+        load_file(path)
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:

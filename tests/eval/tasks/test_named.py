@@ -206,6 +206,14 @@ def test_training_on_a_test_set_is_refused(data_dir: Path) -> None:
         load_problems(TaskSettings(names=("aime24",), data_dir=str(data_dir)))
 
 
+def test_sets_that_share_an_id_cannot_be_trained_on_together(tmp_path: Path) -> None:
+    for name, answer in (("gsm8k_train", "4"), ("math_train", "5")):
+        written(tmp_path / f"{name}.jsonl", [{"id": "1", "problem": f"{name}?", "answer": answer}])
+    task = TaskSettings(names=("gsm8k_train", "math_train"), data_dir=str(tmp_path), held_out=())
+    with pytest.raises(DataError, match="problem '1' of gsm8k_train and of math_train"):
+        load_problems(task, "train")
+
+
 def test_a_run_is_evaluated_on_the_test_set_of_its_training_set() -> None:
     (test,) = chosen_tasks((), TaskSettings(names=("math_train", "gsm8k_train"), verifier="math"))
     assert (test.names, test.verifier) == (("math500", "gsm8k"), "auto")

@@ -103,6 +103,17 @@ def test_sampled_budgets_lie_in_their_intervals_and_depend_on_keys_only():
     assert driver(placement="sampled", seed=1).seed == 1 and len({tuple(row) for row in drawn}) > 290
 
 
+def test_a_prompt_that_comes_back_in_a_later_step_gets_other_budgets():
+    anytime = driver(thinking_tokens=800, max_completion=900, placement="sampled")
+
+    def budgets(step):
+        engine = ScriptedEngine(lambda context, request: [1, END])
+        (group,) = run_groups(anytime, engine, [prompt_group(0, [5, 5])], seed=0, step=step)
+        return anytime.budgets_of(group)
+
+    assert len({budgets(step) for step in range(20)}) == 20 and budgets(7) == budgets(7)
+
+
 def test_weights_make_the_mean_score_the_objective():
     group = roll_out(driver(prior="linear"), [1, 2, 3, 4] * 5)
     scores = np.array([0, 1, 1, 1, 0, 0, 1, 1])

@@ -68,6 +68,23 @@ def test_the_carry_is_the_head_of_the_whole_trace_and_its_tail():
     assert group.trained_tokens(group.rollouts[0]) == 7 + 4 + 3 and not group.truncated(group.leaves[-1])
 
 
+def test_an_answer_that_straddles_two_chunks_is_read_whole():
+    text = [ord(letter) for letter in "a.b.c.\\boxed{42}.d"]
+
+    def script(context, request):
+        told = 0 if request.position == 0 else 14
+        return [*text[told:], 0]
+
+    # the first chunk ends within the braces; what the verifier reads begins with the carry, which holds the rest
+    group = roll_out(DelethinkDriver(group_size=1, chunk=14, head=0, tail=8, max_chunks=3, max_completion=30), script)
+    first, last = chunks(group, group.rollouts[0])
+    assert bytes(first.ids.tolist()) == b"a.b.c.\\boxed{4" and b"boxed" not in bytes(last.ids.tolist())
+    (leaf,) = [group.leaves[group.rollouts[0].leaves[-1]]]
+    assert b"\\boxed{42}" in bytes(group.response_ids(leaf).tolist())
+    rows = flatten([group], [1.0], normalizer="row_mean", max_completion=30)
+    assert sum(int(row.trained.sum()) for row in rows) == len(first) + len(last)
+
+
 def test_a_tail_longer_than_a_chunk_reaches_back_into_the_chunks_before():
     text = iter([[1, 2, 3, 4, 5, 6], [7], [8], [9]])
     driver = DelethinkDriver(chunk=6, head=1, tail=4, max_chunks=4, group_size=1, max_completion=9)

@@ -159,6 +159,7 @@ def test_the_tiny_thinker_grows_trees_on_the_embedded_engine(tree):
     for group, gold in zip(groups, problems.values(), strict=True):
         assert len(group.leaves) == (8 if isinstance(tree, TreePODriver) else 15)
         assert group.cost.decoded == sum(len(s) for s in group.segments if s.kind is Kind.SAMPLED)
+        assert group.cost.prefilled == len(group.segments[0]), "a prefix was prefilled again"
         right += [tokenizer.decode(group.response_ids(leaf)).endswith(f"</think>{gold}<eos>") for leaf in group.leaves]
         for leaf in group.leaves[::3]:  # the log-probs of a path are those of the whole row, scored by itself
             ids = torch.from_numpy(group.context_ids(leaf.segment).astype(np.int64))[None]

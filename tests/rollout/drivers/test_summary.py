@@ -120,6 +120,16 @@ def test_bad_settings(changes, message):
         driver(**changes)
 
 
+@pytest.mark.parametrize("history", ["@", ";@;@;@"])
+def test_a_context_is_never_longer_than_what_is_planned_for_before_the_tokenizer_is_known(history):
+    tokenizer = AutoTokenizer.from_pretrained(PACKAGED["tiny-thinker"])
+    texts = {"summary_open_text": ",", "summary_close_text": ";", "history_open_text": history}
+    plain = SummaryDriver(30, 3, **texts, history_close_text=history, group_size=4, max_completion=90)
+    known = plain.with_tokenizer(tokenizer)
+    assert known.longest_context == 2 * len(history) + 30 - 2 + 30 <= plain.longest_context
+    assert SummaryDriver(30, 1).longest_context == 30
+
+
 def test_markers_come_from_the_tokenizer_and_the_tiny_thinker_runs():
     folder = PACKAGED["tiny-thinker"]
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)

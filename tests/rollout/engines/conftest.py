@@ -41,20 +41,44 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def vllm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the random tied model the server starts with."""
-    from vllm_models import make
+    """Folder of the random model the server starts with; its heads are made wider."""
+    from vllm_models import narrow
 
     folder = tmp_path_factory.mktemp("served")
-    make(tied=True, seed=3).save_pretrained(folder)
+    narrow(seed=3).save_pretrained(folder)
     return folder
 
 
-@pytest.fixture(scope="session")
-def vllm_server(vllm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of the one server of the test session."""
-    from laconic.rollout.engines.vllm_serve import Server
+class Served:
+    """The one server of the test session; a test that kills it starts it again."""
 
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    with Server(vllm_model, max_context=400, max_live=32, log=log) as server:
-        server.wait_until_ready(300)
-        yield str(server.peer)
+    def __init__(self, model: Path, folder: Path) -> None:
+        self.model, self.folder, self.starts, self.port = model, folder, 0, 0
+
+    def start(self) -> None:
+        from laconic.rollout.engines.vllm_serve import Server
+
+        self.starts += 1
+        log = self.folder / f"log{self.starts}.txt"
+        self.server = Server(self.model, port=self.port, max_context=400, max_live=32, log=log)
+        try:
+            self.server.wait_until_ready(300)
+        except BaseException:
+            self.server.stop()
+            raise
+        self.port, self.address = self.server.peer.port, str(self.server.peer)
+
+
+@pytest.fixture(scope="session")
+def served(vllm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The server, running."""
+    served = Served(vllm_model, tmp_path_factory.mktemp("server"))
+    served.start()
+    yield served
+    served.server.stop()
+
+
+@pytest.fixture(scope="session")
+def vllm_server(served: Served) -> str:
+    """Its address, which stays."""
+    return served.address

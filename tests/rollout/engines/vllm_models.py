@@ -38,6 +38,17 @@ def make(tied, seed=0):
     return model.eval()
 
 
+def narrow(seed=0):
+    """A tied model with heads 24 wide, which vLLM's CPU attention lacks."""
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(Qwen2Config(**{**SIZE, "hidden_size": 48, "tie_word_embeddings": True}))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" not in name:
+                weight.mul_(4)
+    return model.eval()
+
+
 def prompts(count, low=1, high=60, seed=0):
     rng = np.random.default_rng(seed)
     return [rng.integers(2, REAL, rng.integers(low, high)).astype(np.int32) for _ in range(count)]
