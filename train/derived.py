@@ -9,9 +9,10 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..eval.model_spec import ModelSpec
+from ..rollout.bounds import PerPrompt
 from .adapter import BITS, Lora
 from .model_config import Config
-from .settings import Settings
+from .settings import RolloutSettings, Settings
 
 GIB = 2**30
 WIDTH = 4
@@ -59,24 +60,26 @@ def derive(settings: Settings, config: Config | None) -> list[str]:
     rollout, optim = settings.rollout, settings.optim
     ranks = world_size()
     sampled = prompts_sampled(settings)
-    rollouts = sampled * rollout.group_size
+    most = per_prompt(rollout)
     row = rollout.longest_context
     groups = rollout.prompts_per_step // optim.updates_per_batch
     updates = optim.updates_per_batch * optim.epochs
-    rows = groups * rollout.group_size
+    rows = groups * most.rows
     micro_batches = math.ceil(rows / ranks / max(1, optim.micro_batch_tokens // row))
+    at_most = "at most " if most.rows != rollout.group_size else ""
     oversampled = f" (the sampler may ask for up to {sampled})" if sampled > rollout.prompts_per_step else ""
     lines = [
-        f"{rollout.prompts_per_step} prompts{oversampled} x {rollout.group_size} samples = "
-        f"{rollout.prompts_per_step * rollout.group_size:,} rollouts per step, on {ranks} {_plural('rank', ranks)}, "
+        f"{rollout.prompts_per_step} prompts{oversampled} x {_samples(rollout, most)} = "
+        f"{rollout.prompts_per_step * most.rollouts:,} rollouts per step, on {ranks} {_plural('rank', ranks)}, "
         f"at most {rollout.max_live} decoded at a time" + (" on each" * (ranks > 1)),
         f"{_plural_count(updates, 'update')} per step ({_times(optim.updates_per_batch, optim.epochs)}): "
-        f"{groups} {_plural('prompt', groups)} = {rows:,} rows each, in at most "
+        f"{groups} {_plural('prompt', groups)} = {at_most}{rows:,} rows each, in at most "
         f"{micro_batches:,} micro-batches of {optim.micro_batch_tokens:,} tokens" + (" on each rank" * (ranks > 1)),
         f"longest row {rollout.max_prompt:,} + {row - rollout.max_prompt:,} = {row:,} tokens"
         + (f" of the model's {positions(config):,} positions" if positions(config) else ""),
-        f"{settings.steps:,} steps: {settings.steps * updates:,} updates, at most {settings.steps * rollouts:,} "
-        f"rollouts and {settings.steps * rollouts * rollout.max_completion:,} sampled tokens",
+        f"{settings.steps:,} steps: {settings.steps * updates:,} updates, at most "
+        f"{settings.steps * sampled * most.rollouts:,} rollouts and {settings.steps * sampled * most.decoded:,} "
+        "sampled tokens",
     ]
     lines += _outliers(settings)
     if config is None:
@@ -98,7 +101,7 @@ def estimate_memory(settings: Settings, spec: ModelSpec, activation_width: int) 
     rollout, optim = settings.rollout, settings.optim
     row = rollout.longest_context
     tokens = max(optim.micro_batch_tokens, row)
-    live = min(rollout.max_live, math.ceil(prompts_sampled(settings) / world_size()) * rollout.group_size)
+    live = min(rollout.max_live, math.ceil(prompts_sampled(settings) / world_size()) * per_prompt(rollout).live)
     queries, keys = spec.q_heads * spec.head_dim, spec.kv_heads * spec.head_dim
     layer = 6 * spec.hidden + 2 * queries + 2 * keys + 4 * (spec.experts_active * spec.expert_ffn or spec.ffn)
     kept = spec.layers * spec.hidden + layer if optim.gradient_checkpointing else spec.layers * layer
@@ -119,6 +122,11 @@ def estimate_memory(settings: Settings, spec: ModelSpec, activation_width: int) 
 
 def _lora(settings: Settings) -> Lora | None:
     return settings.adapter if isinstance(settings.adapter, Lora) else None
+
+
+def per_prompt(rollout: RolloutSettings) -> PerPrompt:
+    """The most that the group of one prompt can come to."""
+    return PerPrompt.of(rollout.driver, rollout.group_size, rollout.max_completion)
 
 
 def prompts_sampled(settings: Settings) -> int:
@@ -151,6 +159,12 @@ def sharding() -> str | None:
         return "FSDP"
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
     return "DeepSpeed ZeRO-3" if deepspeed and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3" else None
+
+
+def _samples(rollout: RolloutSettings, most: PerPrompt) -> str:
+    if most.rollouts == rollout.group_size:
+        return f"{rollout.group_size} samples"
+    return f"at most {most.rollouts} rollouts (rollout.group_size {rollout.group_size})"
 
 
 def _in_words(memory: MemoryEstimate) -> str:
@@ -186,16 +200,19 @@ def _times(parts: int, epochs: int) -> str:
 def summary(settings: Settings, config: Config | None) -> dict[str, Any]:
     """The same as numbers, for ``--json``."""
     rollout, optim = settings.rollout, settings.optim
+    most = per_prompt(rollout)
     try:
         spec = None if config is None else ModelSpec.from_config(config)
     except ConfigError:  # said in words by ``derive``; nothing to train hangs on it
         spec = None
     peaks = {d: estimate_memory(settings, spec, w).total for d, w in ACTIVATION_WIDTHS.items()} if spec else None
     return {
-        "rollouts_per_step": rollout.prompts_per_step * rollout.group_size,
+        "rollouts_per_step": rollout.prompts_per_step * most.rollouts,
+        "rows_per_step": rollout.prompts_per_step * most.rows,
         "updates_per_step": optim.updates_per_batch * optim.epochs,
         "ranks": world_size(),
-        "rollouts_at_most": settings.steps * prompts_sampled(settings) * rollout.group_size,
+        "rollouts_at_most": settings.steps * prompts_sampled(settings) * most.rollouts,
+        "sampled_tokens_at_most": settings.steps * prompts_sampled(settings) * most.decoded,
         "parameters": spec.parameters if spec else None,
         "trained": None if spec is None else lora.parameters(spec) if (lora := _lora(settings)) else spec.parameters,
         "peak_bytes": peaks,

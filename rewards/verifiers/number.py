@@ -118,6 +118,9 @@ _MARK = re.compile(
       | A(?<![^\n*]A)[\s*]*:                                    # at the start of a line, perhaps in bold type""",
     re.VERBOSE,
 )
-_ONE = r"(?:(?:\d{1,3}(?:,\d{3}){1,30}+(?!\d)|\d++)(?:\.\d++)?+|\.\d++)(?:[eE][-+]?\d{1,4}+)?+"
+# At most 30 groups of three. No possessive groups such as `(...)?+`: in Python 3.11.2 one that fails in its middle has
+# eaten characters all the same.
+_COMMAS = r"\d{1,3}(?:(?:,\d{3}){30}(?!\d)|(?:,\d{3}){1,29}(?!\d|,\d{3}))"
+_ONE = rf"(?:(?:{_COMMAS}|\d++)(?:\.\d++)?|\.\d++)(?:[eE][-+]?\d{{1,4}}+)?"
 # A minus between two operands is a subtraction, not a sign.
 _NUMBER = re.compile(rf"(?:(?<![\w)\]}}.^])[-+]|(?<![\w.^])){_ONE}(?:\s?/\s?{_ONE})?")

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
+from ..bounds import PerPrompt
 from ..driver import CallSpec, shared
 from ..engines.protocol import NoiseKey, Sampling
 from ..noise import stream_key, uniforms
@@ -97,6 +98,14 @@ class AnytimeDriver:
         """b_S in tokens."""
         rest = self.max_completion - self.summary_tokens - len(self.cut) - len(self.header)
         return self.thinking_tokens or max(rest, 0)
+
+    @property
+    def per_prompt(self) -> PerPrompt:
+        """Each thought has S x A summaries, all of which are decoded at once."""
+        each = self.budgets * self.summaries
+        rows = self.group_size * each
+        tokens = self.group_size * (self.largest + each * self.summary_tokens)
+        return PerPrompt(self.group_size if self.unit == "trace" else rows, rows, live=rows, decoded=tokens)
 
     def with_tokenizer(self, tokenizer: Any) -> Self:
         """The driver with its markers as token ids. Raises ``ConfigError`` for markers that cannot work."""

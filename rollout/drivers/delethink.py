@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ...errors import ConfigError, RunError
+from ..bounds import PerPrompt
 from ..driver import CallSpec, shared
 from ..engines.protocol import Sampling
 from ..records import Group, Segment, Stop
@@ -80,6 +81,12 @@ class DelethinkDriver:
     def longest_context(self) -> int:
         """Most tokens after the prompt that a call ever holds."""
         return self.chunk
+
+    @property
+    def per_prompt(self) -> PerPrompt:
+        """Each chunk is a row; those of a trace follow one another."""
+        traces = self.group_size
+        return PerPrompt(traces, traces * self.max_chunks, live=traces, decoded=traces * self.longest_trace)
 
     def start(self, group: Group) -> list[CallSpec]:
         """The first chunk of every trace."""

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
+from ..bounds import PerPrompt
 from ..driver import CallSpec, shared
 from ..engines.protocol import Sampling
 from ..records import Group, Leaf, Rollout, Segment, Stop
@@ -79,6 +80,14 @@ class EPTreeDriver:
     def most_leaves(self) -> int:
         """Leaves of a prompt whose trees all have tokens to split at."""
         return self.group_size * (1 + self.splits * self.rounds * self.branches)
+
+    @property
+    def per_prompt(self) -> PerPrompt:
+        """A branch decodes all that a path may have, less what it keeps: nothing at one split of a round only."""
+        trees, leaves, longest = self.group_size, self.most_leaves, self.max_completion
+        branched = self.rounds * self.branches * (self.splits * longest - (self.splits - 1))
+        live = trees * max(1, self.splits * self.branches)
+        return PerPrompt(rollouts=leaves, rows=leaves, live=live, decoded=trees * (longest + branched))
 
     def with_tokenizer(self, tokenizer: Any) -> Self:
         """The driver with the text of tokens, which the closing words need."""

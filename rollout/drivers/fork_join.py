@@ -22,11 +22,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from ...errors import ConfigError
+from ..bounds import PerPrompt
 from ..driver import CallSpec, Piece, insert, shared
 from ..engines.protocol import Sampling
 from ..records import Group, Kind, Leaf, Rollout, Segment, Stop
 from .fork_formats import ForkFormat, piece_size
-from .threads import anchor_of, spawned
+from .threads import anchor_of, most_of_answer, spawned
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,15 @@ class ForkJoinDriver(ForkFormat):
             raise ConfigError(
                 "rollout.driver.threads is set, but in the format 'calls' the list says what runs; drop it"
             )
+
+    @property
+    def per_prompt(self) -> PerPrompt:
+        """As if every answer forked as often, and as wide, as it may."""
+        threads, longest, whole = self.threads or self.max_threads, self.max_completion, self.format == "tags"
+        most = self.thread_tokens or longest
+        rows, tokens = most_of_answer(longest, self.rounds, threads, most, whole, whole and self.keep_markers)
+        answers = self.group_size
+        return PerPrompt(answers, answers * rows, live=answers * threads, decoded=answers * tokens)
 
     def start(self, group: Group) -> list[CallSpec]:
         """The first sequence of every answer."""

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from ...errors import ConfigError
+from ..bounds import PerPrompt
 from ..driver import CallSpec, shared
 from ..engines.protocol import Sampling
 from ..records import Group, Origin, Segment, Stop
@@ -92,6 +93,12 @@ class SummaryDriver:
             marks = 2
             history = sum(len(text.encode()) + 1 for text in (self.history_open_text, self.history_close_text) if text)
         return history + self.round_tokens - marks + self.round_tokens
+
+    @property
+    def per_prompt(self) -> PerPrompt:
+        """Each round is a row; those of a trajectory follow one another."""
+        rows = self.group_size * self.max_rounds
+        return PerPrompt(self.group_size, rows, live=self.group_size, decoded=rows * self.round_tokens)
 
     def with_tokenizer(self, tokenizer: Any) -> Self:
         """The driver with its markers as token ids. Raises ``ConfigError`` for markers that cannot work."""

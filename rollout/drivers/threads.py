@@ -42,6 +42,23 @@ def last_index(ids: Sequence[int], token: int) -> int:
     return max((at for at, found in enumerate(ids) if found == token), default=-1)
 
 
+def most_of_answer(
+    longest: int, forks: int, threads: int, thread_tokens: int, joined: bool, markers: bool
+) -> tuple[int, int]:
+    """At most so many rows and decoded tokens of one answer.
+
+    joined: threads and lists stay in the text of the answer, so that ``longest`` bounds all of them together, but for
+    the threads of the last fork, each of which may take all that is left. markers: the tokens that end them stay too,
+    so that each thread that is joined takes one token of the answer at least.
+    """
+    if not joined:
+        return 1 + forks * (threads + 1), (forks + 1) * longest + forks * threads * min(thread_tokens, longest)
+    last = longest + (threads - 1) * min(thread_tokens, longest - markers)
+    if not markers:
+        return 1 + forks * (threads + 1), last + forks * (threads + 1)
+    return 1 + threads + max(min((forks - 1) * threads, longest - 2), 0), last
+
+
 def listed_numbers(ids: Sequence[int], item: int, texts: Mapping[int, str]) -> list[int]:
     """Numbers of a list, ``item 1: ... item 2: ...``, each once, in order; an item without a number is left out.
 

@@ -9,9 +9,11 @@ from typing import Literal
 import numpy as np
 
 from ...errors import ConfigError
+from ..bounds import PerPrompt
 from ..driver import shared
 from ..engines.protocol import Sampling
 from .tree_fallback import Cut, Pick
+from .tree_width import widest
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,24 @@ class TreeSettings:
     def window(self) -> int:
         """f: tokens of a fallback window."""
         return self.fallback_window or self.segment
+
+    @property
+    def per_prompt(self) -> PerPrompt:
+        """Without fallback what the widest tree has; with it each answer may have been decoded on its own.
+
+        Dropped answers end within the first levels. They are rows where no other is left.
+        """
+        s, longest = self.segment, min(self.depth * self.segment, self.max_completion)
+        short = -(-(self.min_answer - 1) // s) if self.min_answer > 1 else 0
+        dropped = (short + 1) * self.group_size - 1 if short else 0
+        tokens = self.group_size * longest + dropped * (self.min_answer - 1)
+        if self.fallback == "no_fallback":
+            most = self.level_tokens // s or self.random_width[1] or self.width
+            first = self.first_width[1] if self.first_width[1] > self.width else most
+            widths = widest(first, most, self.group_size, self.depth, fixed=bool(self.level_tokens))
+            tokens = sum(n * max(min(s, longest - level * s), 0) for level, n in enumerate(widths))
+        rows = max(self.group_size, dropped)
+        return PerPrompt(rows, rows, live=self.group_size, decoded=tokens)
 
     @property
     def looks_for_boxes(self) -> bool:

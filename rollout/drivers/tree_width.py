@@ -27,6 +27,14 @@ def level_total(wanted: int, cap: int, finished: int, live: int) -> int:
     return max(min(max(cap - finished, 0), wanted), live)
 
 
+def widest(first: int, most: int, answers: int, levels: int, *, fixed: bool) -> list[int]:
+    """Most calls of each level: ``most`` for each call of the level before, or in all (``fixed``), up to ``answers``."""
+    widths = [min(first, answers)]
+    while len(widths) < levels:
+        widths.append(max(min(most if fixed else most * widths[-1], answers), widths[-1]))
+    return widths
+
+
 def allot(policy: str, logps: Sequence[Logps], total: int, last: int, temperature: float) -> list[int]:
     """Branches of each path by a divergence policy; ``last``: tokens of the last segment."""
     if policy == "fixed_avg":

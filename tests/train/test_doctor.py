@@ -55,6 +55,34 @@ def test_a_disagreement_of_engine_and_trainer_is_found(monkeypatch):
     assert not check.passed and "transformers" in check.detail
 
 
+def test_what_the_log_prob_head_gets_wrong_is_found_though_the_plain_forward_is_right(monkeypatch):
+    from laconic.kernels import logprob_head
+
+    chunked = logprob_head._chunked
+
+    def wrong(*arguments):
+        log_probs_M, entropy_M = chunked(*arguments)
+        return log_probs_M + 1e-3, entropy_M
+
+    monkeypatch.setattr(logprob_head, "_chunked", wrong)
+    check = check_agreement("x", random_model(tied=True))
+    assert not check.passed and "1.0e-03 nats" in check.detail
+
+
+def test_the_gpu_is_checked_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(doctor, "largest_difference", lambda device: ({"cpu": 1e-7, "cuda": 1e-3}[device], 300))
+    check = check_agreement("x", SimpleNamespace(to=lambda device: device))
+    assert not check.passed
+    assert "1.0e-07 nats over 300 tokens on cpu, 1.0e-03 nats over 300 tokens on cuda" in check.detail
+
+
+@pytest.mark.gpu
+def test_engine_and_trainer_agree_on_the_gpu():
+    check = check_agreement("x", random_model(tied=False))
+    assert check.passed and "on cuda" in check.detail
+
+
 def test_a_package_that_is_missing_or_too_old_fails_with_the_command_that_mends_it(monkeypatch):
     monkeypatch.setitem(TESTED, "no-such-package", "1.0")
     assert check_version("no-such-package") == doctor.Check(

@@ -60,6 +60,7 @@ def test_workers_killed_between_steps_change_nothing(
         if trainer.generation == 2:
             for worker in pools[-1]._fleet[: 1 if which == "the one at work" else None]:
                 os.kill(worker.process.pid, signal.SIGKILL)
+                os.waitid(os.P_PID, worker.process.pid, os.WEXITED | os.WNOWAIT)  # dead, not only told to die
                 killed.append(worker.process.pid)
         return collect(trainer)
 

@@ -54,6 +54,8 @@ RIGHT, WRONG, UNREADABLE = Verdict.RIGHT, Verdict.WRONG, Verdict.UNREADABLE
         ("10-3", "3"),
         ("75-3=72", "72"),
         ("50%", "50"),
+        ("72E", "72"),
+        ("it is 1,234,567,", "1234567"),
         ("-0", "0"),
         ("72", "a worked solution of 3 lines\n#### 72"),
     ],
