@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .cli_groups import methods_app, rollout_app
+from .cli_groups import TakesSettings, methods_app, rollout_app
 from .cli_json import Json, json_option, print_json, stdout
 from .errors import ConfigError, LaconicError
 
@@ -80,7 +80,7 @@ def demo(
         print_json(summary)
 
 
-@app.command()
+@app.command(cls=TakesSettings)
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; configs/ of the package is searched, too.")],
     overrides: Annotated[
@@ -140,7 +140,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the result; default below runs/eval/.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure accuracy with intervals, tokens and cost of one model.
+    """Measure accuracy with intervals, tokens and cost of one model; report.html shows them.
 
     \b
     Examples:
@@ -152,7 +152,8 @@ def evaluate(
       laconic eval Qwen/Qwen2.5-0.5B --task gsm8k_test.jsonl --column prompt=question --column gold=answer \\
           --verifier number --max-completion 2048 --json
     """
-    from .train.evaluation import evaluate_model
+    from .eval.commands import report_evaluation
+    from .train.evaluation import EVALUATIONS, evaluate_model
 
     options = dict(problems=problems, k=samples, temperature=temperature, max_completion=max_completion, seed=seed)
     summary = evaluate_model(
@@ -168,6 +169,7 @@ def evaluate(
         out=out,
         quiet=as_json,
     )
+    report_evaluation(out or EVALUATIONS / summary["run_id"], quiet=as_json)
     if as_json:
         print_json(summary)
 

@@ -6,9 +6,35 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from .cli_json import Json, print_json
+from .errors import ConfigError
+
+
+class TakesSettings(TyperCommand):
+    """A command with ``KEY=VALUE`` settings, which says so when one is written as an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options = {option for param in self.params for option in param.opts}
+        for argument in args:
+            key, equals, value = argument.partition("=")
+            if key.startswith("--") and key not in options and (setting := _setting(key[2:])):
+                raise ConfigError(
+                    f"{key} is no option but a setting, and settings have no dashes: "
+                    f"{setting}={value if equals else '<value>'}"
+                )
+        return super().parse_args(ctx, args)
+
+
+def _setting(word: str) -> str | None:
+    """The dotted key that an unknown option means; None where it looks like none."""
+    from dataclasses import fields
+
+    from .train.settings import Settings
+
+    key = word.replace("-", "_")
+    return key if key.partition(".")[0] in {field.name for field in fields(Settings)} else None
 
 
 class _SampleByDefault(TyperGroup):
@@ -24,7 +50,7 @@ rollout_app = typer.Typer(cls=_SampleByDefault, rich_markup_mode=None, help="Sam
 Html = Annotated[Path | None, typer.Option(help="Also write a self-contained page with trees that fold.")]
 
 
-@rollout_app.command("sample")
+@rollout_app.command("sample", cls=TakesSettings)
 def sample_rollouts(
     model: Annotated[str, typer.Argument(help="tiny-thinker, a folder, a Hub id, or runs/<name> of a training run.")],
     overrides: Annotated[

@@ -104,9 +104,8 @@ class Timed:
     inner: Engine
     seconds: float = 0.0
 
-    @property
-    def policy_version(self) -> int:
-        return self.inner.policy_version
+    def __post_init__(self) -> None:
+        self.policy_version = self.inner.policy_version
 
     @property
     def busy(self) -> bool:
@@ -173,7 +172,7 @@ class Bench:
         """As many problems of each procedural task; ``tree``: other settings of the segment tree."""
         tokenizer = load_tokenizer(resolve_model(MODEL))
         share = problems // len(PROCEDURAL)
-        common = {"group_size": ANSWERS, "max_completion": cap}
+        common: dict[str, Any] = {"group_size": ANSWERS, "max_completion": cap}
         # the model's repeated checks look like loops, so a repetition ends nothing
         settings = {"width": 2, "segment_tokens": segment, "depth": cap // segment, "answer": "eos"}
         trees = TreePODriver(**{**settings, "repetition": "off", **common, **tree})
@@ -224,7 +223,7 @@ def against_flat(bench: Bench, engine: Engine, pairs: int, *, counts_prefill: bo
             few = [group.problem_id for group in run.groups if len(group.leaves) != ANSWERS]
             assert not few, f"{side}: {len(few)} problems have other than {ANSWERS} answers, such as {few[:3]}"
             if counts_prefill:
-                assert run.prefilled == prompts, f"{side}: T_pre is {run.prefilled}, different prompts have {prompts} tokens"
+                assert run.prefilled == prompts, f"{side}: T_pre is {run.prefilled}, prompts that differ have {prompts}"
     with VerifierPool(verifiers=("exact", "number")) as pool:
         reward_P = {side: bench.rewards(side, pool) for side in bench.drivers}
     difference, half = paired_interval(reward_P["tree"] - reward_P["flat"])

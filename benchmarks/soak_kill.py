@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from laconic.benchmarks.claim import ROOT, write_claims
+from laconic.train.checkpoint import latest_checkpoint
 from laconic.train.metrics_log import read_metrics
 
 PHASES = ("rollout", "save", "update", "judge", "start")
@@ -189,11 +190,13 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def weight_hashes(run: Path) -> dict[str, str]:
-    """sha256 of every weights file of the finished model, by name."""
+    """sha256 of every weights file of the finished model, and of the last checkpoint, which does not round them."""
     files = sorted((run / "model").glob("*.safetensors"))
     if not files:
         raise RuntimeError(f"no weights in {run / 'model'}; the run has not finished")
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    last = latest_checkpoint(run / "checkpoints")
+    files += [] if last is None else sorted(last.glob("*.safetensors"))
+    return {file.relative_to(run).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], run: Run, limit: float = 300.0) -> None:

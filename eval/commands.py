@@ -1,4 +1,4 @@
-"""``laconic compare``: two finished evaluations, a table, and on request the report."""
+"""What ``laconic compare`` does, and the reports of the command line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from typing import Any
 from ..errors import ConfigError
 from .paired import compare_runs
 from .settings import EvalConfig
+
+
+def report_evaluation(folder: Path, *, quiet: bool = False) -> Path:
+    """Write ``report.html`` and its plots beside the ``summary.json`` of a finished evaluation; returns its path."""
+    from .report import write_report
+
+    report = write_report(folder, base=folder)
+    if not quiet:
+        from rich.console import Console
+
+        Console(highlight=False).print(f"report: {report}", markup=False, soft_wrap=True)
+    return report
 
 
 def compare_folders(

@@ -211,7 +211,7 @@ def _read(fields: dict[str, Any], weight_bytes: float, kv_bytes: float) -> Model
         head_dim=int(fields.get("head_dim") or hidden // q_heads),
         ffn=int(fields.get("intermediate_size") or fields.get("n_inner") or 4 * hidden),
         vocab=size("vocab_size"),
-        tied=bool(fields.get("tie_word_embeddings", False)),
+        tied=bool(fields["tie_word_embeddings"] if "tie_word_embeddings" in fields else _tied_by_default(kind)),
         qkv_bias=bool(fields.get("qkv_bias", fields.get("attention_bias", kind in _QKV_BIAS))),
         qk_norm=kind in _QK_NORM or bool(fields.get("use_qk_norm")),
         gated=kind not in _PLAIN_FFN,
@@ -225,6 +225,13 @@ def _read(fields: dict[str, Any], weight_bytes: float, kv_bytes: float) -> Model
         weight_bytes=weight_bytes,
         kv_bytes=kv_bytes,
     )
+
+
+def _tied_by_default(kind: str) -> bool:
+    """What transformers takes for a model type whose config does not say; a type it does not know is not tied."""
+    from transformers import CONFIG_MAPPING  # late: it takes a second, and most configs say
+
+    return kind in CONFIG_MAPPING and bool(getattr(CONFIG_MAPPING[kind](), "tie_word_embeddings", False))
 
 
 def _window(fields: dict[str, Any], layers: int) -> tuple[int | None, int]:

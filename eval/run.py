@@ -10,7 +10,9 @@ the sample alone: results do not depend on the shards, and two models are compar
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import ConfigError, DataError
+from ..locking import locked
 from ..rollout.drivers.flat import FlatDriver
 from ..rollout.engines.protocol import Engine, Sampling
 from .cost import linear_costs
@@ -31,6 +34,7 @@ from .sampler import Judge, sample_missing
 from .summary import SCHEMA_VERSION, blocks, column, plain, write_json
 from .tasks.problem import Problem
 
+log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 """Called with (samples done, samples in all)."""
 
@@ -92,7 +96,8 @@ def evaluate(
     name: of the model in reports; the last part of its path by default.
 
     Raises ``ConfigError`` for settings that cannot work or a folder of another evaluation, ``DataError`` for problems
-    that cannot be encoded, repeat an id or do not fit the context.
+    that cannot be encoded, repeat an id or do not fit the context, ``RunError`` for a folder that another process is
+    evaluating into.
     """
     driver = FlatDriver(group_size=k, max_completion=max_completion, sampling=sampling or Sampling())
     plan = make_plan(model, tokenizer, problems, engine, driver, seed, template, end_think, loop or LoopRule())
@@ -100,61 +105,82 @@ def evaluate(
     cache = None if cache_dir is None or plan.weights is None else Path(cache_dir) / plan.key
     run_id = plan.key[:8] if folder is None else folder.name
     seconds = {"generate": 0.0, "judge": 0.0}
-    done = _resume(folder, plan)
-    missing, cached = _missing(done, plan), False
-    if missing and cache is not None and (cache / SAMPLES).is_file():
-        done = pa.concat_tables([done, _first(read_samples(cache), k)])
-        missing = _missing(done, plan)
-        cached = not missing
-    if not missing:
-        seconds = _earlier_seconds(cache if cached else folder)
-    tables, total = [done], len(problems) * k
-    finished = total - sum(map(len, missing.values()))
+    with nullcontext() if folder is None else _held(folder):
+        done = _resume(folder, plan)
+        missing, cached = _missing(done, plan), False
+        if missing and cache is not None and (cache / SAMPLES).is_file():
+            done = pa.concat_tables([done, _first(read_samples(cache), k)])
+            missing = _missing(done, plan)
+            cached = not missing
+        if not missing:
+            seconds = _earlier_seconds(cache if cached else folder)
+        tables, total = [done], len(problems) * k
+        finished = total - sum(map(len, missing.values()))
 
-    def write(table: pa.Table) -> None:
-        tables.append(table)
+        def write(table: pa.Table) -> None:
+            tables.append(table)
+            if folder is not None:
+                write_shard(folder, table)
+
+        if progress is not None:
+            progress(finished, total)
+        order = list(missing)
+        for start in range(0, len(order), shard_problems):
+            chosen = {index: missing[index] for index in order[start : start + shard_problems]}
+            step = None if progress is None else _offset(progress, finished, total)
+            sample_missing(plan, engine, pool, chosen, run_id, seconds, write, step)
+            finished += sum(map(len, chosen.values()))
+        hardware = hardware or load_hardware()
+        samples = _priced(_ordered(pa.concat_tables(tables), plan, run_id), plan, hardware, batches)
+        summary = plain(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "run_id": run_id,
+                "model": describe_model(model, name, plan.weights, plan.spec),
+                "settings": plan.settings,
+                "key": plan.key,
+                "hardware": hardware.as_dict(),
+                "batches": batches,
+                "versions": versions(),
+                "seconds": seconds,
+                "cached": cached,
+                **blocks(samples, plan.spec, hardware, batches),
+            }
+        )
         if folder is not None:
-            write_shard(folder, table)
+            _write(samples, summary, folder)
+        if cache is not None and not cached:
+            try:
+                if _samples_in(cache) <= k:
+                    _write(samples, summary, cache)
+            except OSError as error:
+                log.warning("the samples are not kept for the next time: cannot write to %s: %s", cache, error)
+        return EvalResult(summary, samples, folder)
 
-    if progress is not None:
-        progress(finished, total)
-    order = list(missing)
-    for start in range(0, len(order), shard_problems):
-        chosen = {index: missing[index] for index in order[start : start + shard_problems]}
-        step = None if progress is None else _offset(progress, finished, total)
-        sample_missing(plan, engine, pool, chosen, run_id, seconds, write, step)
-        finished += sum(map(len, chosen.values()))
-    hardware = hardware or load_hardware()
-    samples = _priced(_ordered(pa.concat_tables(tables), plan, run_id), plan, hardware, batches)
-    summary = plain(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "run_id": run_id,
-            "model": describe_model(model, name, plan.weights, plan.spec),
-            "settings": plan.settings,
-            "key": plan.key,
-            "hardware": hardware.as_dict(),
-            "batches": batches,
-            "versions": versions(),
-            "seconds": seconds,
-            "cached": cached,
-            **blocks(samples, plan.spec, hardware, batches),
-        }
-    )
-    for target in (folder, None if cached else cache):
-        if target is not None:
-            target.mkdir(parents=True, exist_ok=True)
-            write_samples(samples, target / SAMPLES)
-            write_json(summary, target / "summary.json")
-            remove_shards(target)
-    return EvalResult(summary, samples, folder)
+
+def _held(folder: Path) -> AbstractContextManager[None]:
+    """The folder, made where it is missing, for this process alone: two would overwrite each other's shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return locked(folder, "evaluating into", "choose another folder (--out)")
+
+
+def _write(samples: pa.Table, summary: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_samples(samples, folder / SAMPLES)
+    write_json(summary, folder / "summary.json")
+    remove_shards(folder)
+
+
+def _samples_in(cache: Path) -> int:
+    """Samples per problem that a cache holds already."""
+    path = cache / "summary.json"
+    return int(json.loads(path.read_text(encoding="utf-8"))["settings"]["k"]) if path.is_file() else 0
 
 
 def _resume(folder: Path | None, plan: Plan) -> pa.Table:
     """The rows an earlier run left in ``folder``; marks the folder as this evaluation's."""
     if folder is None:
         return SCHEMA.empty_table()
-    folder.mkdir(parents=True, exist_ok=True)
     mark = folder / "eval.json"
     then: dict[str, Any] = {}
     if mark.is_file():

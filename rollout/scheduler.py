@@ -225,9 +225,14 @@ class _Run:
             closed = _continued(begun, completion, completion.stop)
         elif len(begun) + len(completion.ids) == spec.max_tokens:
             closed = _continued(begun, completion, spec.at_limit)
-        else:
+        elif self.park_after and len(completion.ids) == self.park_after:
             open_group.parked.append((spec, _continued(begun, completion, None)))
             return 0
+        else:
+            raise RunError(
+                f"the engine ended a call for its length at {len(begun) + len(completion.ids)} tokens, but it was "
+                f"asked for {spec.max_tokens}; an engine must decode what it is asked for, or name another stop"
+            )
         open_group.segments[closed.id] = closed
         open_group.pending -= 1
         return self.ask(index, self.driver.on_segment(open_group.snapshot(), closed))

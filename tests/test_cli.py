@@ -17,6 +17,7 @@ from laconic.errors import ConfigError, DataError, RunError
 ROOT = Path(__file__).resolve().parents[1]
 DOT = str(ROOT / "configs" / "methods" / "dot.yaml")
 RECIPE = str(ROOT / "configs" / "recipes" / "r1-distill-qwen-1.5b-dot-8k.yaml")
+TREES = str(ROOT / "configs" / "recipes" / "r1-distill-qwen-1.5b-treepo-8k.yaml")
 COMMANDS = [
     "demo",
     "train",
@@ -74,6 +75,10 @@ def test_the_package_runs_as_a_module(module, tmp_path):
         (["train", DOT, "optim.lrr=1"], "did you mean 'optim.lr'"),
         (["train", DOT, "optim.lr=fast"], "optim.lr must be a number"),
         (["train", DOT, "optim.lr"], "key=value"),
+        (["train", DOT, "--steps=3"], "settings have no dashes: steps=3"),
+        (["train", DOT, "--rollout.group-size", "3"], "settings have no dashes: rollout.group_size=<value>"),
+        (["rollout", "tiny-thinker", "--seed=2"], "settings have no dashes: seed=2"),
+        (["train", DOT, "--dryrun"], "--dry-run"),
         (["train", "nowhere.yaml"], "no configuration file at nowhere.yaml"),
         (["train", DOT, "trl.mask_truncated_completions=true"], "mask_truncated_completions"),
         (["train", DOT, "rollout.group_size=8", "truncation.alpha=3"], "group_size"),
@@ -129,6 +134,19 @@ def test_a_dry_run_of_the_recipe_needs_no_network_and_estimates_memory():
     assert answer.exit_code == 0
     assert "128 prompts" in answer.output and "4,096 rollouts per step" in answer.output
     assert "model of 1,777,088,000 parameters" in answer.output and "estimated peak memory on a GPU" in answer.output
+
+
+def test_a_dry_run_of_the_recipe_for_trees_counts_their_answers():
+    answer = run("train", TREES, "--dry-run")
+    assert answer.exit_code == 0, answer.output
+    assert "512 prompts x 16 samples = 8,192 rollouts per step" in answer.output
+    assert "longest row 1,024 + 7,168 = 8,192 tokens" in answer.output
+
+
+def test_a_dry_run_refuses_markers_that_the_tokenizer_on_disk_cannot_write():
+    fork_join = str(ROOT / "configs" / "methods" / "fork_join.yaml")
+    answer = run("train", fork_join, "--dry-run", "rollout.driver.fork_text=</Outlines>")
+    assert answer.exit_code == 2 and "rollout.driver.fork_text is '</Outlines>', which this tokenizer" in answer.stderr
 
 
 def test_a_dry_run_for_scripts_prints_the_resolved_settings():

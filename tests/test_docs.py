@@ -250,7 +250,10 @@ def results(root: Path) -> Path:
     (folder / "demo.json").write_text(json.dumps(record))
     side = {"seconds": [1.0, 2.0], "peak_kv_tokens": [10, 20], "exponents": [1.0]}
     lengths = {"delethink": {"thinking": [1024, 2048], "sides": {"flat": side, "delethink": side}}}
-    (folder / "rollout.json").write_text(json.dumps({**record, "claims": [], "details": {"lengths": lengths}}))
+    row = {"live": 8, "embedded_tokens_per_s": 3000.0, "vllm_tokens_per_s": 2000.0, "ratio": 1.5, "spread": [1.4, 1.6]}
+    against_vllm = {"model": "a random model", "rows": [{**row, "form": "embedded, compiled", "peer": "vLLM, eager"}]}
+    details = {"lengths": lengths, "vllm": {"engine_against_vllm": against_vllm}}
+    (folder / "rollout.json").write_text(json.dumps({**record, "claims": [], "details": details}))
     return root
 
 
@@ -263,6 +266,7 @@ def test_figures_are_filled_in_from_the_result_files_and_drawn(tmp_path: Path) -
     assert "×0.300 [0.290, 0.310] | ≤ ×0.350 |" in filled
     assert "over those of a single pass of work | ×1.50 |" in filled
     assert "(docs/figures/demo.png)" in filled and (root / figures.PICTURE).stat().st_size > 1000
+    assert "| 8 | 3,000 | 2,000 | ×1.50 [1.40, 1.60] | embedded, compiled; vLLM, eager |" in filled
     assert "(figures/delethink.png)" in filled and (root / figures.GROWTH).stat().st_size > 1000
     assert "old" not in filled and figures.render(filled, root) == filled
 

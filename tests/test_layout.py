@@ -22,8 +22,8 @@ ALLOWED = {
     "kernels": {"kernels", "errors"},
     "rewards": {"rewards", "errors"},
     "rollout": {"rollout", "kernels", "errors"},
-    "eval": {"eval", "rollout", "rewards", "errors", "atomic"},
-    "train": {"train", "eval", "rollout", "rewards", "kernels", "errors", "atomic", "__version__"},
+    "eval": {"eval", "rollout", "rewards", "errors", "atomic", "locking"},
+    "train": {"train", "eval", "rollout", "rewards", "kernels", "errors", "atomic", "locking", "__version__"},
 }
 """What each folder may import of the package."""
 

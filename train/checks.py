@@ -7,13 +7,16 @@ settings is refused, because a run that silently trains something else is worse 
 
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
+
 from ..errors import ConfigError
 from ..rewards.verifiers import resolve as resolve_verifier
 from ..rollout.drivers import DRIVERS
 from ..rollout.engines import ENGINES
 from .derived import positions, sharding, world_size
 from .model_config import Config
-from .model_files import linear_layers_on_disk
+from .model_files import linear_layers_on_disk, resolve_model
 from .settings import Settings
 from .settings_io import name_of
 from .trl_keys import check_trl_keys
@@ -28,6 +31,7 @@ def check_settings(settings: Settings, config: Config | None) -> None:
     _check_ranks(settings)
     _check_adapter(settings)
     _check_lengths(settings, config)
+    _check_markers(settings)
     _check_parking(settings)
     _check_effects(settings)
     check_trl_keys(settings.trl)
@@ -184,6 +188,21 @@ def _check_lengths(settings: Settings, config: Config | None) -> None:
             f"truncation.margin is {margin} but answers have at most {rollout.max_completion} tokens "
             "(rollout.max_completion), so none could ever be cut; lower truncation.margin"
         )
+
+
+def _check_markers(settings: Settings) -> None:
+    """Whether the tokenizer can write the texts that a driver forces or stops at, where it is on disk."""
+    driver, folder = settings.rollout.driver, Path(resolve_model(settings.model))
+    marked = hasattr(driver, "with_tokenizer") and any(field.name.endswith("_text") for field in fields(driver))
+    if not marked or not (folder / "tokenizer.json").is_file():
+        return
+    # Imported here: it takes seconds, and most drivers have no markers.
+    from .hub.download import explained
+    from .load_model import load_tokenizer
+
+    with explained(str(folder)):
+        tokenizer = load_tokenizer(str(folder))
+    driver.with_tokenizer(tokenizer)
 
 
 def _check_parking(settings: Settings) -> None:

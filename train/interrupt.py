@@ -6,6 +6,7 @@ update it ends at the end of the generation. Ranks agree: when one is asked to s
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +51,8 @@ def stop_on_interrupt(trainer: LaconicTrainer) -> Iterator[None]:
             raise KeyboardInterrupt("stopped at once; the last checkpoint stands")
         trainer.stop_requested = True
         if trainer.ranks.first:
-            print("\nstopping: saving the run at the next safe point (Ctrl-C again stops at once) ...", flush=True)
+            # Not by print, which a handler may find half way through a print of the run and must not enter again.
+            os.write(1, b"\nstopping: saving the run at the next safe point (Ctrl-C again stops at once) ...\n")
 
     before = signal.signal(signal.SIGINT, ask)
     try:

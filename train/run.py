@@ -1,6 +1,6 @@
 """A training run from settings to finished model: what ``laconic train`` and ``python -m laconic.train`` call.
 
-runs/<name>/  config.yaml  environment.json  metrics.jsonl  rollouts/  checkpoints/  model/
+runs/<name>/  config.yaml  environment.json  metrics.jsonl  rollouts/  checkpoints/  model/  summary.json
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .checkpoint import latest_checkpoint, step_of
 from .environment import describe_environment
 from .interrupt import Interrupted, StopAtBoundary, stop_on_interrupt
 from .load_model import load_model, sampled_words
+from .metrics_log import read_metrics
 from .progress import TrainingProgress
 from .ranks import Ranks, local_ranks
 from .rollout_log import drop_rollouts_after
@@ -71,7 +72,10 @@ def run_training(settings: Settings, run_dir: Path, *, quiet: bool = False) -> P
                     f"stopped and saved after step {trainer.generation} of {settings.steps}; "
                     "start the same command again to go on"
                 )
-            return export(trainer, run_dir / "model")
+            finished = export(trainer, run_dir / "model")
+            if ranks.first:
+                _write_summary(folder, settings.steps)
+            return finished
 
 
 class NoteEnvironment(TrainerCallback):
@@ -101,6 +105,15 @@ def _take_up(folder: RunFolder) -> Path | None:
 
 def _write_environment(folder: RunFolder, more: Mapping[str, Any] | None = None) -> None:
     write_atomically(folder.environment, json.dumps({**describe_environment(), **(more or {})}, indent=1).encode())
+
+
+def _write_summary(folder: RunFolder, steps: int) -> None:
+    """``summary.json``: what a finished run came to. ``seconds`` are those of its steps, of all its processes."""
+    lines = read_metrics(folder.metrics)
+    seconds = sum(value for line in lines for name, value in line.items() if name.startswith("seconds/"))
+    last = lines[-1] if lines else {}
+    summary = {"steps": steps, "seconds": seconds, "metrics": last, "model": str(folder.path / "model")}
+    write_atomically(folder.path / "summary.json", json.dumps(summary, indent=1).encode())
 
 
 def engine_maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[PreTrainedModel], Engine]:

@@ -8,10 +8,6 @@ A run goes on only with the settings it began with, save for those in ``MAY_CHAN
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +17,12 @@ from typing import Any
 import yaml
 
 from ..atomic import write_atomically
-from ..errors import ConfigError, RunError
-from .settings_io import plain
+from ..errors import ConfigError
+from ..locking import lock, unlock
+from .settings import Settings, as_dict
+from .settings_io import build, plain
 
 CONFIG = "config.yaml"
-LOCK = "run.lock"
 MAY_CHANGE = (
     "name",
     "steps",
@@ -43,9 +40,6 @@ alter the order of sums: the run then goes on well, but not bit for bit as it wo
 """
 _LEFT_BY_A_RUN = ("checkpoints", "metrics.jsonl", "rollouts")
 _ABSENT = "absent"
-_held: dict[Path, int] = {}
-"""Lock descriptors of this process. A POSIX lock falls when any descriptor of the file is closed, so there is one."""
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,9 +66,7 @@ class RunFolder:
 
     def release(self) -> None:
         """Let another process have the folder."""
-        descriptor = _held.pop(self.path, None)
-        if descriptor is not None:
-            os.close(descriptor)
+        unlock(self.path)
 
     def __enter__(self) -> RunFolder:
         return self
@@ -98,11 +90,12 @@ def claim_run_folder(run_dir: Path, settings_dict: Mapping[str, Any], *, resume:
     path = run_dir.resolve()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        folder = _lock(path, run_dir)
+        lock(path, run_dir, "training into", "choose another name=...")
     except OSError as error:
         raise ConfigError(
             f"cannot write to run folder {run_dir}: {error.strerror}; choose another name=... or run elsewhere"
         ) from error
+    folder = RunFolder(path)
     try:
         _compare_and_write(run_dir, plain(settings_dict), resume)
     except BaseException:
@@ -117,7 +110,7 @@ def _compare_and_write(run_dir: Path, settings: Any, resume: bool) -> None:
     if config.exists():
         if not resume:
             raise ConfigError(f"run folder {run_dir} exists; choose another name=..., or delete it, or resume it")
-        differing = _differences(_load(config), settings)
+        differing = _differences(_with_defaults(_load(config)), _with_defaults(settings))
         refused = {key: pair for key, pair in differing.items() if not _may_change(key)}
         if refused:
             listed = "; ".join(f"{key}: {old} -> {new}" for key, (old, new) in refused.items())
@@ -136,30 +129,15 @@ def _compare_and_write(run_dir: Path, settings: Any, resume: bool) -> None:
     write_atomically(config, text.encode())
 
 
-def _lock(path: Path, shown: Path) -> RunFolder:
-    """Take the folder's lock. The kernel frees it when the process ends, so a dead owner never keeps it."""
-    folder = RunFolder(path)
-    if path in _held:
-        return folder
-    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+def _with_defaults(settings: Any) -> Any:
+    """``settings`` with the defaults of what they do not name, as those of an earlier version do not name later fields.
+
+    Those that this version does not take stay as they are, so that a comparison names what it does not know.
+    """
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            owner = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
-            os.close(descriptor)
-            raise RunError(
-                f"another process is training into {shown} (pid {owner}); "
-                "wait for it, or stop it, or choose another name=..."
-            ) from error
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-            os.close(descriptor)
-            raise
-        log.warning("the file system of %s has no locks: see to it that only one process trains into it", shown)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    _held[path] = descriptor
-    return folder
+        return as_dict(build(Settings, settings))
+    except ConfigError:
+        return settings
 
 
 def _load(config: Path) -> Any:

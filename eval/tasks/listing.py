@@ -64,10 +64,14 @@ def print_tasks(rows: Sequence[dict[str, Any]]) -> None:
     console.print("next: laconic eval MODEL --task math500 [--data-dir FOLDER]", markup=False)
 
 
+RENAME = "rename one to {name!r}; only question, problem and answer are known besides"
+"""What to do about a missing column where no option maps it."""
+
+
 def overlap_report(first: str, second: str, data_dir: str | None = None) -> dict[str, Any]:
     """What ``laconic tasks --overlap A B`` prints: sizes, counts and the pairs. A, B: names or files."""
     task = TaskSettings(data_dir=data_dir)
-    one, other = (bare_problems(name, task) for name in (first, second))
+    one, other = (bare_problems(name, task, RENAME) for name in (first, second))
     found = find_overlaps(one, other)
     kinds = [overlap.kind for overlap in found]
     return {

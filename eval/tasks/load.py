@@ -13,7 +13,7 @@ from ...rewards.golds import GOLD_VERIFIER, MATHEMATICAL, unusable_golds
 from ...rewards.pool import VerifierPool
 from . import PROCEDURAL
 from .benchmarks import BENCHMARKS
-from .local import load_file, read_rows
+from .local import MAP, load_file, read_rows
 from .named import load_named
 from .overlap import find_overlaps
 from .problem import Problem, Split
@@ -95,13 +95,16 @@ def without_unusable(problems: Sequence[Problem], pool: VerifierPool) -> list[Pr
     return [problem for index, problem in enumerate(problems) if index not in faults]
 
 
-def bare_problems(name: str, task: TaskSettings) -> list[Problem]:
-    """A named set or a file, each problem's prompt being the bare text; ``task`` says where the files are."""
+def bare_problems(name: str, task: TaskSettings, remedy: str = MAP) -> list[Problem]:
+    """A named set or a file, each problem's prompt being the bare text; ``task`` says where the files are.
+
+    remedy: as of ``load_file``.
+    """
     if name in BENCHMARKS:
         return load_named(BENCHMARKS[name], task.data_dir, task.files, task.verifier)
     if name in PROCEDURAL:
         raise ConfigError(f"{name} is drawn, train and test apart by construction; name a set or a file instead")
-    return load_file(name, _local_columns(name, task))
+    return load_file(name, _local_columns(name, task), remedy=remedy)
 
 
 def _local_columns(name: str, task: TaskSettings) -> dict[str, str]:

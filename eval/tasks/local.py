@@ -17,12 +17,19 @@ from .problem import Message, Problem
 FIELDS = ("prompt", "messages", "gold", "id", "level", "subject")
 
 
-def load_file(path: str | Path, columns: Mapping[str, str] | None = None, *, verifier: str = "exact") -> list[Problem]:
+MAP = "map one with task.columns.{name}=<column> (--column {name}=<column>)"
+"""What to do about a missing column."""
+
+
+def load_file(
+    path: str | Path, columns: Mapping[str, str] | None = None, *, verifier: str = "exact", remedy: str = MAP
+) -> list[Problem]:
     """All problems of a file.
 
     path: a ``.jsonl`` or ``.parquet`` file.
     columns: our field -> the file's column, for those that differ.
     verifier: id of the verifier that judges the answers.
+    remedy: what to do about a missing column, ``{name}`` being our field.
 
     Raises ``ConfigError`` for an unknown field in ``columns`` and ``DataError`` for a missing file or column, a bad
     line, an empty gold or prompt, no rows, ids that occur twice. Rows are counted from 1.
@@ -37,7 +44,7 @@ def load_file(path: str | Path, columns: Mapping[str, str] | None = None, *, ver
     if not rows:
         raise DataError(f"{path} holds no rows; it needs at least one problem")
     named = {name: columns.get(name, name) for name in FIELDS}
-    _check_columns(path, rows[0][1], named, columns)
+    _check_columns(path, rows[0][1], named, columns, remedy)
     problems = [_problem(path, number, row, named, verifier) for number, row in rows]
     seen: dict[str, int] = {}
     for (number, _), problem in zip(rows, problems, strict=True):
@@ -84,18 +91,18 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return rows
 
 
-def _check_columns(path: Path, row: dict[str, Any], named: dict[str, str], mapped: Iterable[str]) -> None:
+def _check_columns(path: Path, row: dict[str, Any], named: dict[str, str], mapped: Iterable[str], remedy: str) -> None:
     there = ", ".join(map(repr, row)) or "none"
     for name in {"gold", *mapped}:
         if named[name] not in row:
             raise DataError(
                 f"{path} has no column {named[name]!r} for {name!r}; its columns are {there}; "
-                f"map one with task.columns.{name}=<column> (--column {name}=<column>)"
+                f"{remedy.format(name=name)}"
             )
     if named["prompt"] not in row and named["messages"] not in row:
         raise DataError(
             f"{path} has neither a column {named['prompt']!r} for 'prompt' nor {named['messages']!r} for 'messages'; "
-            f"its columns are {there}; map one with task.columns.prompt=<column> (--column prompt=<column>)"
+            f"its columns are {there}; {remedy.format(name='prompt')}"
         )
 
 

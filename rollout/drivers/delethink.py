@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ...errors import ConfigError, RunError
+from ...errors import ConfigError
 from ..bounds import PerPrompt
 from ..driver import CallSpec, shared
 from ..engines.protocol import Sampling
@@ -111,11 +111,6 @@ class DelethinkDriver:
         rounds = rounds_of(group, segment.id)
         trace = [piece for pieces in rounds for piece in pieces]
         length = sum(kept for _, kept in trace)
-        if length <= self.carry:
-            raise RunError(
-                f"group {group.id}: the engine ended a chunk at {length} tokens for reaching its limit, but it had "
-                f"{self.chunk}, and a carry of {self.carry} cannot be cut from that; an engine must decode max_tokens"
-            )
         head = stretch(trace, 0, self.head) if self.head else ()
         return [
             CallSpec(

@@ -28,7 +28,7 @@ def level_total(wanted: int, cap: int, finished: int, live: int) -> int:
 
 
 def widest(first: int, most: int, answers: int, levels: int, *, fixed: bool) -> list[int]:
-    """Most calls of each level: ``most`` for each call of the level before, or in all (``fixed``), up to ``answers``."""
+    """Most calls of each level: ``most`` for each one of the level before, or in all (``fixed``), up to ``answers``."""
     widths = [min(first, answers)]
     while len(widths) < levels:
         widths.append(max(min(most if fixed else most * widths[-1], answers), widths[-1]))

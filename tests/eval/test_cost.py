@@ -225,6 +225,13 @@ def test_configs_are_read_as_transformers_means_them(tmp_path: Path) -> None:
     assert ModelSpec.from_config(tmp_path / "config.json").head_dim == 16
 
 
+@pytest.mark.parametrize(("kind", "tied"), [("gemma", True), ("gpt2", True), ("llama", False), ("unheard-of", False)])
+def test_a_config_that_does_not_say_whether_the_head_is_tied_has_its_type_s_default(kind: str, tied: bool) -> None:
+    sizes = dict(vocab_size=64, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48)
+    assert ModelSpec.from_config({"model_type": kind, **sizes}).tied is tied
+    assert ModelSpec.from_config({"model_type": kind, **sizes, "tie_word_embeddings": not tied}).tied is not tied
+
+
 def test_bad_configs_say_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no model config"):
         ModelSpec.from_config(tmp_path)

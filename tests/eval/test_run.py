@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from laconic.errors import ConfigError, DataError
+from laconic.errors import ConfigError, DataError, RunError
 from laconic.eval.cost import linear_costs
 from laconic.eval.hardware import load_hardware
 from laconic.eval.model_spec import ModelSpec
@@ -124,7 +126,7 @@ def test_summary_says_what_the_rows_say(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "base" / "summary.json").read_text())
     assert summary == result.summary
     left = sorted(path.name for path in (tmp_path / "base").iterdir())
-    assert left == ["eval.json", "samples.parquet", "summary.json"]
+    assert left == ["eval.json", "run.lock", "samples.parquet", "summary.json"]
     assert seen[0] == (0, 48) and seen[-1] == (48, 48) and seen == sorted(seen)
     overall = summary["overall"]
     assert [block["task"] for block in summary["tasks"]] == ["chain", "search"]
@@ -183,6 +185,50 @@ def test_samples_are_cached_by_weights_and_settings(tmp_path: Path) -> None:
     run(None, cache_dir=tmp_path / "cache", pool=judges, model=saved)
     run(None, cache_dir=tmp_path / "cache", pool=judges, model=str(saved))
     assert judges.judged == 96
+
+
+def test_a_cache_keeps_the_larger_number_of_samples(tmp_path: Path) -> None:
+    judges = Judges()
+    cache = {"cache_dir": tmp_path / "cache", "pool": judges}
+    run(tmp_path / "small", pool=judges, k=2)
+    run(tmp_path / "large", **cache)
+    judged = judges.judged
+    run(tmp_path / "small", **cache, k=2)  # finished, so that the cache is not even looked at
+    assert run(tmp_path / "again", **cache).summary["cached"] and judges.judged == judged
+    run(tmp_path / "large", **cache, k=5)
+    assert run(tmp_path / "more", **cache, k=5).summary["cached"] and judges.judged == judged + 12
+
+
+def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "cache").write_text("a file, which no folder can be made in")
+    result = run(tmp_path / "a", cache_dir=tmp_path / "cache")
+    assert json.loads((tmp_path / "a" / "summary.json").read_text()) == result.summary
+    assert "the samples are not kept for the next time: cannot write to" in caplog.text
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from laconic.locking import locked
+
+with locked(Path(sys.argv[1]), "evaluating into", ""):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_the_folder_of_an_evaluation_that_is_under_way(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "ready\n"
+    try:
+        with pytest.raises(RunError, match=f"another process is evaluating into .*pid {holder.pid}.*another folder"):
+            run(tmp_path)
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    run(tmp_path)
+    run(tmp_path, k=5)
 
 
 def test_truncated_answers_stay_in_the_denominator() -> None:

@@ -1,5 +1,7 @@
 """The scheduler: calls in, segments out, the same ones however the engine is occupied."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from trees import RandomTree, prompt_group, random_script
@@ -146,3 +148,11 @@ def test_a_group_without_calls_is_finished_at_once():
 def test_equal_group_ids_are_refused():
     with pytest.raises(ValueError, match="unique"):
         run_groups(FlatDriver(), ScriptedEngine(TABLE), [PROMPTS[0], PROMPTS[0]], seed=0, step=0)
+
+
+def test_an_engine_that_ends_calls_short_is_an_error():
+    engine = ScriptedEngine(TABLE)
+    submit = engine.submit
+    engine.submit = lambda requests: submit([replace(request, max_tokens=2) for request in requests])
+    with pytest.raises(RunError, match="ended a call for its length at 2 tokens, but it was asked for 4"):
+        run_groups(FlatDriver(group_size=3, max_completion=4), engine, PROMPTS, seed=1, step=2)

@@ -1,14 +1,19 @@
-"""Random groups of flat rollouts and tiny random models, in memory and on disk."""
+"""Random groups of flat rollouts, tiny random models, in memory and on disk, and a trainer on one of them."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from laconic.rollout.records import Group, Kind, Leaf, Rollout, Segment, Stop
+
+# Makes the helpers beside the tests importable under ``--import-mode=importlib``.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture
@@ -35,6 +40,14 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+@pytest.fixture
+def make(random_model: Path, tmp_path: Path) -> Callable[..., object]:
+    """``make("dot", "steps=2", folder=..., judge=...)``: a trainer ready to ``train()``."""
+    from tiny_trainer import make_trainer
+
+    return partial(make_trainer, random_model, tmp_path)
 
 
 def _flat_groups(seed: int, lengths: Sequence[Sequence[int]], vocabulary: int = 22, prompt: int = 4) -> list[Group]:

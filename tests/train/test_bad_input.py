@@ -178,6 +178,10 @@ def test_a_full_disk_at_the_very_end_costs_nothing_but_the_export(
     assert [path.name for path in RUN.iterdir() if "model" in path.name] == []
     assert train().exit_code == 0
     check_model_folder(RUN / "model")
+    summary, lines = json.loads((RUN / "summary.json").read_text()), read_metrics(RUN / "metrics.jsonl")
+    assert (summary["steps"], summary["metrics"]) == (len(lines), lines[-1])
+    assert Path(summary["model"]) == RUN.resolve() / "model"
+    assert summary["seconds"] == sum(line[name] for line in lines for name in line if name.startswith("seconds/"))
 
 
 def test_a_finished_model_that_a_kill_left_half_written_goes_with_the_next_start(train: Train) -> None:

@@ -7,7 +7,7 @@ import pytest
 from laconic.eval.model_spec import ModelSpec
 from laconic.train.derived import derive, estimate_memory, summary
 from laconic.train.model_config import KNOWN_CONFIGS
-from laconic.train.settings import OptimSettings, RolloutSettings, Settings
+from laconic.train.settings import OptimSettings, RolloutSettings, Settings, load_settings
 from laconic.train.truncation import Dot
 
 CONFIG = KNOWN_CONFIGS["Qwen/Qwen2.5-0.5B"]
@@ -28,6 +28,31 @@ def test_the_counts_are_said_in_words(monkeypatch):
     assert "100 + 900 = 1,000 tokens of the model's 32,768 positions" in text
     assert "10 steps: 60 updates, at most 320 rollouts and 288,000 sampled tokens" in text
     assert "model of 494,032,768 parameters" in text
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        # 4 answers, each with 1 split into 3 more: 16 leaves, and one branch of a split keeps nothing
+        ("eptree", ["8 prompts x at most 16 rollouts (rollout.group_size 4) = 128", "= at most 128 rows each",
+                    "at most 12,800 rollouts and 8,192,000 sampled tokens"]),
+        # 4 thoughts of 200 tokens with 4 x 4 summaries of 8
+        ("anytime", ["x at most 64 rollouts", "= at most 512 rows each", "51,200 rollouts and 1,049,600 sampled"]),
+        # 16 traces of 6 chunks: 128 + 5 * (128 - 48) tokens
+        ("delethink", ["8 prompts x 16 samples = 128", "= at most 768 rows each", "12,800 rollouts and 6,758,400"]),
+    ],
+)  # fmt: skip
+def test_drivers_say_how_much_their_groups_come_to(config, words):
+    settings = load_settings(f"configs/methods/{config}.yaml")
+    text = "\n".join(derive(settings, None))
+    assert all(word in text for word in words), text
+
+
+def test_the_cache_holds_as_many_sequences_as_a_driver_decodes_at_once():
+    anytime = load_settings("configs/methods/anytime.yaml", ["rollout.prompts_per_step=1"])
+    flat = load_settings("configs/methods/grpo.yaml", ["rollout.prompts_per_step=1", "rollout.max_completion=256"])
+    assert anytime.rollout.longest_context == flat.rollout.longest_context
+    assert estimate_memory(anytime, SPEC, 4).cache == 64 / 16 * estimate_memory(flat, SPEC, 4).cache
 
 
 @pytest.mark.parametrize(("group_size", "alpha", "most"), [(16, 3, 1), (32, 3, 3), (11, 3, 1), (10, 3, 0)])

@@ -51,6 +51,7 @@ def test_an_evaluation_and_a_comparison_work_from_the_command_line(models, tmp_p
             and "3 problems x 2 samples" in answer.output
             and "next: laconic compare" in answer.output
         )
+        assert "<html" in (tmp_path / f"eval-{model.name}" / "report.html").read_text()
     answer = CliRunner().invoke(app, ["compare", "eval-first", "eval-second", "--json", "--html", "out/report.html"])
     assert answer.exit_code == 0, answer.output
     compared = json.loads(answer.stdout)
@@ -71,6 +72,7 @@ def test_reasoning_models_can_be_sampled_as_their_makers_say(models, tmp_path, m
     assert (settings["temperature"], settings["top_p"], settings["top_k"]) == (0.6, 0.95, 20)
     names = sorted(path.name for path in (tmp_path / "runs" / "eval").iterdir())
     assert names == ["first-chain-n2-k1-t0.6-p0.95-top20-c8-s0", "first-chain-n2-k1-t1-c8-s0"]
+    assert all((tmp_path / "runs" / "eval" / name / "report.html").is_file() for name in names)
 
 
 def test_long_answers_are_decoded_as_the_memory_of_a_gpu_allows_and_come_out_the_same(models, tmp_path, monkeypatch):

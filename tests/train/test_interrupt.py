@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from laconic.benchmarks.soak_kill import Run, differences, wait_until
 from laconic.train.checkpoint import latest_checkpoint, step_of
+from laconic.train.interrupt import stop_on_interrupt
 from laconic.train.metrics_log import read_metrics
 
 STEPS = 8
+
+
+def test_the_first_ctrl_c_is_answered_in_the_middle_of_a_print(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    class Busy(io.TextIOBase):
+        """A stream that the interrupted code is writing to."""
+
+        def write(self, text: str) -> int:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
+
+    trainer: Any = SimpleNamespace(stop_requested=False, ranks=SimpleNamespace(count=1, first=True))
+    with stop_on_interrupt(trainer):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", Busy())
+            signal.raise_signal(signal.SIGINT)
+        assert trainer.stop_requested
+        with pytest.raises(KeyboardInterrupt, match="at once"):
+            signal.raise_signal(signal.SIGINT)
+    assert "stopping: saving the run" in capfd.readouterr().out
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_end(tmp_path: Path) -> None:

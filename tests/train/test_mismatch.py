@@ -21,8 +21,6 @@ from laconic.train.ranks import Ranks
 from laconic.train.rows import flatten, to_packs
 from laconic.train.settings import RolloutSettings, Settings
 
-from .test_trainer import make  # noqa: F401 (a fixture)
-
 
 def pack_of(logp, earlier=(), version=7) -> PackedBatch:
     """One answer of tokens with these engine log-probs, the first of them by older policies."""
@@ -113,7 +111,7 @@ def lines(trainer) -> list[dict]:
 
 
 @pytest.mark.parametrize("old", ["engine", "recompute"])
-def test_every_step_measures_it_before_its_first_update(make, old, monkeypatch):  # noqa: F811
+def test_every_step_measures_it_before_its_first_update(make, old, monkeypatch):
     seen_at = []
     trainer = make("grpo", "steps=2", "optim.updates_per_batch=2", f"objective.old={old}")
     see = trainer.trust.see
@@ -127,7 +125,7 @@ def test_every_step_measures_it_before_its_first_update(make, old, monkeypatch):
             assert line["policy/importance"] == pytest.approx(1, abs=1e-4) and line["policy/importance_capped"] == 0
 
 
-def test_an_engine_that_keeps_old_weights_stops_the_run(make, monkeypatch):  # noqa: F811
+def test_an_engine_that_keeps_old_weights_stops_the_run(make, monkeypatch):
     trainer = make("grpo", "steps=3", "optim.lr=0.1")
     stale = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     step = TransformersEngine.step

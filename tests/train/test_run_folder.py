@@ -13,6 +13,7 @@ import yaml
 
 from laconic.errors import ConfigError, RunError
 from laconic.train.run_folder import MAY_CHANGE, RunFolder, claim_run_folder
+from laconic.train.settings import OptimSettings, Settings, as_dict
 
 SETTINGS: dict[str, Any] = {
     "name": "a",
@@ -60,7 +61,7 @@ def test_the_same_settings_take_the_run_up_again(tmp_path: Path) -> None:
         ("optim.lr", 1e-5, "optim.lr: 1e-06 -> 1e-05"),
         ("task.names", ["chain"], r"task.names: \['chain', 'search'\] -> \['chain'\]"),
         ("task.file", "my.jsonl", "task.file: None -> 'my.jsonl'"),
-        ("credit.name", "rloo", "credit.name: absent -> 'rloo'|credit: absent ->"),
+        ("credit.name", "rloo", "credit.name: ('grpo'|absent) -> 'rloo'|credit: absent ->"),
     ],
 )
 def test_other_settings_are_refused_by_key_with_old_new_and_remedy(
@@ -80,6 +81,25 @@ def test_settings_that_alter_no_past_step_may_change_and_are_written_down(tmp_pa
     claim(tmp_path / "a", changed(key, value))
     written = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
     assert written == changed(key, value) | {"task": {"names": ["chain", "search"], "file": None}}
+
+
+def test_a_run_of_an_earlier_version_without_a_later_setting_goes_on_and_one_with_another_value_does_not(
+    tmp_path: Path,
+) -> None:
+    settings = as_dict(Settings(model="tiny-thinker"))
+    claim(tmp_path / "a", settings)
+    file = tmp_path / "a" / "config.yaml"
+    earlier = yaml.safe_load(file.read_text())
+    del earlier["optim"]["weight_decay"], earlier["adapter"]
+    file.write_text(yaml.safe_dump(earlier))
+    claim(tmp_path / "a", settings)
+    other = as_dict(Settings(model="tiny-thinker", optim=OptimSettings(weight_decay=0.1)))
+    with pytest.raises(ConfigError, match=r"optim\.weight_decay: 0\.0 -> 0\.1"):
+        claim(tmp_path / "a", other)
+    earlier["optim"]["momentum"] = 0.9
+    file.write_text(yaml.safe_dump(earlier))
+    with pytest.raises(ConfigError, match=r"optim\.momentum: 0\.9 -> absent"):
+        claim(tmp_path / "a", settings)
 
 
 def test_without_resume_an_existing_run_is_refused(tmp_path: Path) -> None:

@@ -61,6 +61,16 @@ def test_the_recipe_holds_the_published_settings():
     assert (sampler.window, sampler.initial_factor, sampler.min_factor, sampler.max_factor) == (20, 1.5, 1.2, 5.0)
 
 
+def test_the_recipe_for_trees_holds_the_published_settings():
+    recipe = load_settings(CONFIGS / "recipes" / "r1-distill-qwen-1.5b-treepo-8k.yaml")
+    rollout, tree, loss = recipe.rollout, recipe.rollout.driver, recipe.objective
+    assert (tree.segment, tree.depth, tree.width, tree.group_size) == (512, 14, 2, 16)
+    assert (tree.fallback, tree.fallback_from, tree.answer) == ("random", "soft_boxed_and_eos", "boxed_and_eos_first")
+    assert (rollout.prompts_per_step, rollout.max_completion, rollout.temperature) == (512, 14 * 512, 1.0)
+    assert (recipe.optim.lr, loss.epsilon_low, loss.epsilon_high) == (1e-6, 0.2, 0.28)
+    assert (loss.normalizer, loss.kl, recipe.sampler.filter) == ("token_mean", 0, "signal")
+
+
 def test_a_packaged_configuration_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_settings("configs/quickstart.yaml").model == "tiny-thinker"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_trainer import Train
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from laconic.errors import DataError, RunError
-from laconic.eval.tasks import Problem
 from laconic.rewards.verdict import Item, Judgement, Verdict
 from laconic.train.checkpoint import find_defect, latest_checkpoint, step_of
 from laconic.train.forward import score
@@ -25,55 +25,13 @@ from laconic.train.hub.trained_run import check_up_to_date
 from laconic.train.load_model import load_model
 from laconic.train.metrics_log import read_metrics
 from laconic.train.objectives import Clip, LossInputs, LossOutputs
-from laconic.train.run import engine_maker
 from laconic.train.saving import export
-from laconic.train.settings import Settings, load_settings
 from laconic.train.thinker.tokenizer import build_tokenizer
 from laconic.train.trainer import LaconicTrainer
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "methods"
-SMALL = (
-    "rollout.prompts_per_step=4",
-    "rollout.group_size=4",
-    "rollout.max_prompt=8",
-    "rollout.max_completion=12",
-    "optim.lr=1e-2",
-    "optim.max_grad_norm=1e9",
-    "save.every=100",
-    "save.rollouts_every=0",
-    "steps=1",
-)
-PROBLEMS = [Problem(f"p{index}", f"{index % 10}+{index // 10}=", "0", "test") for index in range(30)]
-Train = Callable[..., LaconicTrainer]
-
-
-def even_is_right(items: Sequence[Item]) -> list[Judgement]:
-    return [Judgement(Verdict.WRONG if len(item.response) % 2 else Verdict.RIGHT) for item in items]
 
 
 def nothing_is_right(items: Sequence[Item]) -> list[Judgement]:
     return [Judgement(Verdict.WRONG) for _ in items]
-
-
-@pytest.fixture
-def make(random_model: Path, tmp_path: Path) -> Train:
-    """``make("dot", "steps=2", folder=..., judge=...)``: a trainer ready to ``train()``."""
-
-    def build(
-        config: str = "grpo",
-        *overrides: str,
-        folder: str = "run",
-        judge: Any = even_is_right,
-        objective: Any = None,
-    ) -> LaconicTrainer:
-        settings: Settings = load_settings(CONFIGS / f"{config}.yaml", [*SMALL, f"model={random_model}", *overrides])
-        if objective is not None:
-            settings = replace(settings, objective=objective)
-        model, tokenizer = load_model(settings.model)
-        run_dir = tmp_path / folder
-        return LaconicTrainer(settings, model, tokenizer, PROBLEMS, judge, engine_maker(settings, tokenizer), run_dir)
-
-    return build
 
 
 def weights(trainer: LaconicTrainer) -> dict[str, Tensor]:

@@ -58,4 +58,7 @@ def test_overlaps_are_listed_and_make_the_command_fail(tmp_path: Path, data_dir:
     assert (
         json.loads(run("--overlap", str(tmp_path / "asked.jsonl"), "math500", *folder, "--json").stdout)["exact"] == 1
     )
+    (tmp_path / "other.jsonl").write_text('{"q": "1+1", "answer": "2"}\n')
+    wrong = run("--overlap", str(tmp_path / "other.jsonl"), "math500", *folder)
+    assert "rename one to 'prompt'" in wrong.stderr and "--column" not in wrong.stderr
     assert run("--overlap", "chain", "math500").exit_code == 2

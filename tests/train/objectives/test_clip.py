@@ -8,32 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_inputs import F64, NAN, inputs_of, value_and_gradient
 from torch import Tensor, tensor
 
 from laconic.errors import ConfigError
 from laconic.train.objectives import OBJECTIVES, Clip, KlCov, LossInputs
-
-F64 = torch.float64
-NAN = math.nan
-
-
-def inputs_of(logp, old, *, pos=0.0, neg=0.0, ref=NAN, kl=1.0, ent=1.0, nll=0.0, entropy=0.0) -> LossInputs:
-    """Scalars are spread over all tokens; log-probs and entropy carry gradients."""
-    logp_M = torch.as_tensor(logp, dtype=F64).reshape(-1)
-
-    def spread(value) -> Tensor:
-        return torch.as_tensor(value, dtype=F64).expand_as(logp_M).clone()
-
-    return LossInputs(
-        logp_M.clone().requires_grad_(), spread(entropy).requires_grad_(), spread(old), spread(ref), spread(pos),
-        spread(neg), spread(kl), spread(ent), spread(nll),
-    )  # fmt: skip
-
-
-def value_and_gradient(objective, inputs) -> tuple[float, list[float]]:
-    loss = objective(inputs).loss
-    (gradient_M,) = torch.autograd.grad(loss, inputs.log_probs_M)
-    return loss.item(), gradient_M.tolist()
 
 
 @pytest.mark.parametrize(

@@ -10,24 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_inputs import NAN, inputs_of, value_and_gradient
+from trl_side import CAP, NORMALIZERS, Case, all_leaves, always, configure, padded, rollouts, trl_batches
 
 from laconic.errors import ConfigError
 from laconic.train.objectives import OBJECTIVES, Clip, KlCov
 from laconic.train.rows import flatten
-
-from .test_against_trl import (
-    CAP,
-    NORMALIZERS,
-    Case,
-    all_leaves,
-    always,
-    configure,
-    padded,
-    rollouts,
-    trainer,  # noqa: F401 (a fixture)
-    trl_batches,
-)
-from .test_clip import NAN, inputs_of, value_and_gradient
 
 RECOMPUTED = [Clip(old="recompute"), KlCov(old="recompute", coef=0.0)]
 log_ratios = st.floats(-3, 3)
@@ -106,7 +94,7 @@ def test_a_cap_that_shrinks_tokens_that_agree_is_refused(method):
 
 
 @pytest.mark.parametrize("case", [Case(loss_type, 4, {"kl": 0.3}, {"beta": 0.3}) for loss_type in NORMALIZERS], ids=str)
-def test_it_equals_trls_token_truncation_in_float64(case, trainer, flat_groups, monkeypatch):  # noqa: F811
+def test_it_equals_trls_token_truncation_in_float64(case, trainer, flat_groups, monkeypatch):
     if case.loss_type == "bnpo":
         case = replace(case, accumulate=1)
     groups, advantage_N, ref = rollouts(flat_groups, 4)

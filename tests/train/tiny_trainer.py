@@ -1,0 +1,52 @@
+"""A trainer on a random model of a few thousand parameters, with a judge that finds half of all answers right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from laconic.eval.tasks import Problem
+from laconic.rewards.verdict import Item, Judgement, Verdict
+from laconic.train.load_model import load_model
+from laconic.train.run import engine_maker
+from laconic.train.settings import Settings, load_settings
+from laconic.train.trainer import LaconicTrainer
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "methods"
+SMALL = (
+    "rollout.prompts_per_step=4",
+    "rollout.group_size=4",
+    "rollout.max_prompt=8",
+    "rollout.max_completion=12",
+    "optim.lr=1e-2",
+    "optim.max_grad_norm=1e9",
+    "save.every=100",
+    "save.rollouts_every=0",
+    "steps=1",
+)
+PROBLEMS = [Problem(f"p{index}", f"{index % 10}+{index // 10}=", "0", "test") for index in range(30)]
+Train = Callable[..., LaconicTrainer]
+
+
+def even_is_right(items: Sequence[Item]) -> list[Judgement]:
+    return [Judgement(Verdict.WRONG if len(item.response) % 2 else Verdict.RIGHT) for item in items]
+
+
+def make_trainer(
+    base: Path,
+    parent: Path,
+    config: str = "grpo",
+    *overrides: str,
+    folder: str = "run",
+    judge: Any = even_is_right,
+    objective: Any = None,
+) -> LaconicTrainer:
+    """A trainer of the model ``base`` that writes to ``parent / folder``."""
+    settings: Settings = load_settings(CONFIGS / f"{config}.yaml", [*SMALL, f"model={base}", *overrides])
+    if objective is not None:
+        settings = replace(settings, objective=objective)
+    model, tokenizer = load_model(settings.model)
+    engine = engine_maker(settings, tokenizer)
+    return LaconicTrainer(settings, model, tokenizer, PROBLEMS, judge, engine, parent / folder)
