@@ -85,7 +85,8 @@ def test_every_provoked_message_is_quoted() -> None:
 def templates() -> list[str]:
     """Texts of the package, with ``\\0`` for every value, in the order of the source."""
     found = []
-    for path in [path for folder in ("train", "eval", "rollout") for path in (ROOT / folder).rglob("*.py")]:
+    inner = [path for folder in ("train", "eval", "rollout") for path in (ROOT / folder).rglob("*.py")]
+    for path in [*ROOT.glob("*.py"), *inner]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)

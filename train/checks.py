@@ -118,8 +118,18 @@ def _check_ranges(settings: Settings) -> None:
         if not number > 0:
             raise ConfigError(f"{key} is {number} but must be above 0; raise it")
     _check_mismatch(rollout.mismatch_alarm, rollout.mismatch_stop)
+    _check_kv(rollout.kv_gb, rollout.engine)
     if not settings.name or "/" in settings.name or settings.name.startswith("."):
         raise ConfigError(f"name {settings.name!r} cannot be the name of a folder under runs/; give name=<one word>")
+
+
+def _check_kv(kv_gb: float | None, engine: str) -> None:
+    if kv_gb is not None and not kv_gb > 0:
+        raise ConfigError(f"rollout.kv_gb is {kv_gb:g} but must be above 0; raise it, or leave it out")
+    if kv_gb is not None and engine == "vllm_server":
+        raise ConfigError(
+            f"rollout.kv_gb is {kv_gb:g}, but the memory of rollout.engine vllm_server is the server's; leave it out"
+        )
 
 
 def _check_mismatch(alarm: float | None, stop: float | None) -> None:

@@ -31,7 +31,7 @@ class MemoryEstimate:
     - weights P b, gradients P b, Adam 2 P b, reference P b (only with a KL term);
     - with LoRA of A trained numbers (r times inputs and outputs of each matrix): weights P c + A b with c bytes of a
       frozen weight (``adapter.dtype``), gradients A b, Adam 2 A b, no reference;
-    - key-value cache: live sequences * (longest context) * 2 n k b, the worst case;
+    - key-value cache: live sequences * (longest context) * 2 n k b, the worst case, or rollout.kv_gb if that is less;
     - activations: M * n * (6 h + 2 q + 2 k + 4 I) * a; with gradient checkpointing M * (n h + one layer's) * a;
     - log-prob head: logits and their gradient in float32 for one chunk of at most 1,024 tokens, 8 * 1,024 * V.
 
@@ -109,12 +109,13 @@ def estimate_memory(settings: Settings, spec: ModelSpec, activation_width: int) 
     frozen = 0
     if lora := _lora(settings):
         trained, frozen = lora.parameters(spec) * WIDTH, spec.parameters * BITS[lora.dtype]
+    cache = live * row * 2 * spec.layers * keys * WIDTH
     return MemoryEstimate(
         weights=frozen + trained,
         gradients=trained,
         adam=2 * trained,
         reference=whole if getattr(settings.objective, "kl", 0) and not lora else 0,
-        cache=live * row * 2 * spec.layers * keys * WIDTH,
+        cache=cache if rollout.kv_gb is None else min(cache, int(rollout.kv_gb * 2**30)),
         activations=tokens * kept * activation_width,
         head=8 * min(1024, tokens) * spec.vocab,
     )

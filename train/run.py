@@ -119,11 +119,13 @@ def _write_summary(folder: RunFolder, steps: int) -> None:
 def engine_maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Callable[[PreTrainedModel], Engine]:
     """How the trainer gets its engine, once it has its model."""
     rollout = settings.rollout
-    served = {"address": rollout.server, "timeout": rollout.server_timeout} if rollout.engine == "vllm_server" else {}
+    own: dict[str, Any] = {} if rollout.kv_gb is None else {"kv_bytes": int(rollout.kv_gb * 2**30)}
+    if rollout.engine == "vllm_server":
+        own = {"address": rollout.server, "timeout": rollout.server_timeout}
     return lambda model: engine_class(rollout.engine)(
         model,
         [tokenizer.eos_token_id],
-        **served,
+        **own,
         max_live=rollout.max_live,
         max_context=rollout.longest_context,
         allowed_vocab=sampled_words(model, tokenizer),

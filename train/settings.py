@@ -51,6 +51,9 @@ class RolloutSettings:
     """Of the sampling distribution, and of the log-probs in the loss."""
     max_live: int = 256
     """Sequences decoded at the same time; bounds the key-value cache."""
+    kv_gb: float | None = None
+    """GiB that the key-value cache may take, kept prefixes of trees included: fewer sequences are live, and less is
+    kept, if it demands so. None: ``max_live`` of the longest, and for trees as much again."""
     server: str = "127.0.0.1:8000"
     """Where ``laconic serve`` runs, for the engine ``vllm_server``."""
     server_timeout: float = 60.0

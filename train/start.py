@@ -42,7 +42,7 @@ def start(config: Path, overrides: Sequence[str], *, dry_run: bool = False, quie
             Console(highlight=False).print("dry run: the settings are valid, nothing was started")
         return {**result, "started": False}
     check_reachable(settings.model)
-    # Imported here: a dry run needs neither torch nor trl.
+    # Imported here: a dry run needs no trl, and torch only where a driver's markers are checked.
     from .run import run_training
 
     model = run_training(settings, run_dir, quiet=quiet)

@@ -54,7 +54,7 @@ class Limits:
         if self.rows(end, trees=False) < 1:
             raise ConfigError(
                 f"one sequence of {end} tokens needs {end} x {self.token_bytes} B = {end * self.token_bytes:,} B of KV "
-                f"but kv_bytes is {self.kv_bytes:,}; raise it or lower rollout.max_completion"
+                f"but kv_bytes is {self.kv_bytes:,}; raise rollout.kv_gb or lower rollout.max_completion"
             )
 
     def rows(self, tokens: int, trees: bool) -> int:

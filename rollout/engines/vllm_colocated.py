@@ -245,7 +245,7 @@ def _check_room(tokens: int, block: int, token_bytes: int, kv_bytes: int) -> Non
     if needed > kv_bytes:
         raise ConfigError(
             f"one sequence of {tokens} tokens needs {blocks} blocks of {block} x {token_bytes:,} B = {needed:,} B of "
-            f"KV but kv_bytes is {kv_bytes:,}; raise it or lower rollout.max_completion"
+            f"KV but kv_bytes is {kv_bytes:,}; raise rollout.kv_gb or lower rollout.max_completion"
         )
 
 

@@ -186,3 +186,8 @@ def test_an_adapter_that_cannot_work_is_refused_before_anything_is_loaded(overri
         settings = load_settings(CONFIGS / "grpo.yaml", ["adapter.name=lora", f"adapter.{override}"])
         check_settings(settings, TINY)
     assert words in str(caught.value)
+
+
+def test_a_cache_bound_that_cannot_work_is_refused():
+    assert "rollout.kv_gb is 0 but must be above 0" in refusal("grpo", "rollout.kv_gb=0")
+    assert "is the server's; leave it out" in refusal("grpo", "rollout.kv_gb=2", "rollout.engine=vllm_server")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from laconic.eval.model_spec import ModelSpec
@@ -71,6 +73,11 @@ def test_memory_is_the_documented_sum():
     assert memory.head == 8 * 1024 * 151_936
     kept = memory.weights + memory.gradients + memory.adam
     assert memory.total == kept + max(memory.cache, memory.activations + memory.head)
+
+
+def test_the_cache_is_bounded_by_its_setting():
+    bounded = replace(SETTINGS, rollout=replace(SETTINGS.rollout, kv_gb=0.01))
+    assert estimate_memory(bounded, SPEC, 4).cache == int(0.01 * 2**30) < estimate_memory(SETTINGS, SPEC, 4).cache
 
 
 def test_checkpointing_saves_memory_and_half_the_width_halves_it():

@@ -295,3 +295,13 @@ def test_gradient_checkpointing_changes_neither_rollouts_nor_gradients(make: Tra
     for key in ("tokens/decoded", "prompt_ids_hash", "outcome/accuracy"):
         assert lines[0][key] == lines[1][key]
     assert lines[0]["grad_norm"] == pytest.approx(lines[1]["grad_norm"], rel=1e-5)
+
+
+def test_a_cache_too_small_for_one_answer_is_refused_with_the_arithmetic(make):
+    with pytest.raises(ConfigError, match=r"B of KV but kv_bytes is 1,073; raise rollout\.kv_gb"):
+        make("grpo", "rollout.kv_gb=1.0e-6").train()
+
+
+def test_a_small_cache_changes_no_answer(make):
+    make("grpo", "steps=1", folder="wide").train()
+    make("grpo", "steps=1", "rollout.kv_gb=1.0e-4", folder="narrow").train()
