@@ -17,7 +17,7 @@ from tiny_trainer import Train
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from laconic.errors import DataError, RunError
+from laconic.errors import ConfigError, DataError, RunError
 from laconic.rewards.verdict import Item, Judgement, Verdict
 from laconic.train.checkpoint import find_defect, latest_checkpoint, step_of
 from laconic.train.forward import score
@@ -303,5 +303,10 @@ def test_a_cache_too_small_for_one_answer_is_refused_with_the_arithmetic(make):
 
 
 def test_a_small_cache_changes_no_answer(make):
-    make("grpo", "steps=1", folder="wide").train()
-    make("grpo", "steps=1", "rollout.kv_gb=1.0e-4", folder="narrow").train()
+    wide = make("grpo", "steps=1", folder="wide")
+    narrow = make("grpo", "steps=1", "rollout.kv_gb=1.0e-4", folder="narrow")
+    longest, limits = wide.settings.rollout.longest_context, narrow.engine.limits
+    assert 1 <= limits.rows(longest, trees=False) < limits.max_live
+    wide.train(), narrow.train()
+    for name in ("tokens/decoded", "outcome/accuracy", "length/mean", "length/max"):
+        assert narrow._generation_metrics[name] == wide._generation_metrics[name]
