@@ -9,6 +9,7 @@ the parent's own continuation is the first, then those of earlier rollouts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .records import Group, Kind, Segment
@@ -47,12 +48,13 @@ class Branch:
 
 def stretches(group: Group) -> list[list[Stretch]]:
     """By segment: its stretches in order, at least one each."""
-    return [_stretches(segment, list(places)) for segment, places in zip(group.segments, _children(group), strict=True)]
+    return _cut(group, _children(group))
 
 
 def branches(group: Group) -> Branch:
     """The tree; its first stretch is the prompt, or the part of it that all share."""
-    pieces, children = stretches(group), _children(group)
+    children = _children(group)
+    pieces = _cut(group, children)
 
     def following(stretch: Stretch) -> list[Stretch]:
         own = pieces[stretch.segment.id][stretch.index + 1 : stretch.index + 2]
@@ -66,6 +68,10 @@ def branches(group: Group) -> Branch:
         return Branch(tuple(run), tuple(map(branch, below)))
 
     return branch(pieces[0][0])
+
+
+def _cut(group: Group, children: Sequence[Mapping[int, Sequence[int]]]) -> list[list[Stretch]]:
+    return [_stretches(segment, list(places)) for segment, places in zip(group.segments, children, strict=True)]
 
 
 def _stretches(segment: Segment, places: list[int]) -> list[Stretch]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..errors import ConfigError
 from .engines.protocol import Sampling
 from .records import Group, Ids, Kind, Origin, Segment, Stop
 
@@ -71,6 +72,16 @@ def shared(default: Any) -> Any:
     The section around sets it for every driver, such as ``group_size``, or ``with_tokenizer`` fills it in.
     """
     return field(default=default, metadata={"shared": True})
+
+
+def check_least(driver: Any, **least: int) -> None:
+    """Raise ``ConfigError`` for the first of these settings of ``driver`` that is too small."""
+    of_section = {f.name for f in fields(driver) if f.metadata.get("shared")}
+    for key, limit in least.items():
+        value = getattr(driver, key)
+        if value < limit:
+            where = "rollout" if key in of_section else "rollout.driver"
+            raise ConfigError(f"{where}.{key} is {value} but must be at least {limit}; raise it")
 
 
 class RolloutDriver(Protocol):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside the tests, under --import-mode=importlib
 
 # Set before torch is imported, which reads it once: torch's own choice differs from machine to machine, and with it the
 # order of sums. A value given from outside stays. Processes that tests start inherit it.

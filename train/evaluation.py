@@ -74,12 +74,15 @@ def evaluate_model(
     problems, names = _problems(subject)
     folder = out or EVALUATIONS / _folder_name(subject, names, len(problems))
     # Imported late, so that a mistyped option is refused before torch is loaded.
+    from rich.progress import TimeRemainingColumn
+
     from ..eval.hardware import load_hardware
     from ..eval.run import evaluate
     from ..eval.tasks.prompt import encode_prompt
     from ..rewards.pool import VerifierPool
     from ..rollout.engines.protocol import Sampling
     from ..rollout.engines.transformers import TransformersEngine
+    from .bars import sampling_bar
     from .load_model import load_model
 
     config, text = subject.config, subject.tasks[0].template
@@ -93,7 +96,9 @@ def evaluate_model(
         kv_bytes=cache_room(policy.device),
         allowed_vocab=min(len(tokenizer), policy.config.get_text_config().vocab_size),
     )
-    with VerifierPool(verifiers=pool_verifiers(problems)) as pool, _Bar(quiet) as bar:
+    bar = sampling_bar("sampling", TimeRemainingColumn(), quiet=quiet)
+    with VerifierPool(verifiers=pool_verifiers(problems)) as pool, bar:
+        task = bar.add_task("sampling", total=None)
         result = evaluate(
             policy,
             tokenizer,
@@ -104,7 +109,7 @@ def evaluate_model(
             sampling=Sampling(config.temperature, config.top_p, config.top_k),
             max_completion=config.max_completion,
             seed=config.seed,
-            progress=bar,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
             out_dir=folder,
             cache_dir=cache,
             template=text,
@@ -184,26 +189,3 @@ def _folder_name(subject: Subject, names: Sequence[str], count: int) -> str:
     parts += [f"p{config.top_p:g}"] if config.top_p < 1 else []
     parts += [f"top{config.top_k}"] if config.top_k else []
     return "-".join((*parts, f"c{config.max_completion}", f"s{config.seed}"))
-
-
-class _Bar:
-    """A progress bar over samples; silent when asked to be, and where nobody watches a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._progress = Progress(*columns, console=console, disable=quiet or not console.is_terminal)
-        self._task = self._progress.add_task("sampling", total=None)
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, done: int, total: int) -> None:
-        self._progress.update(self._task, completed=done, total=total)

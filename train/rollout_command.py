@@ -107,8 +107,11 @@ def _sampled(
     pool: Any,
     quiet: bool,
 ) -> list[Any]:
+    from rich.progress import TextColumn
+
     from ..eval.tasks.prompt import encode_prompt
     from ..rollout.scheduler import run_groups
+    from .bars import sampling_bar
     from .experience import judge
     from .rollout_log import Outcome, with_texts
     from .run import engine_maker
@@ -118,8 +121,16 @@ def _sampled(
     engine = engine_maker(replace(settings, rollout=rollout), tokenizer)(policy)
     driver = rollout.driver.with_tokenizer(tokenizer) if hasattr(rollout.driver, "with_tokenizer") else rollout.driver
     groups = [prompt_group(i, problem.id, ids) for i, (problem, ids) in enumerate(zip(problems, prompts, strict=True))]
-    with _Bar(len(groups), quiet) as bar:
-        groups = run_groups(driver, engine, groups, seed=settings.seed, step=STEP, progress=bar)
+    with sampling_bar("groups", TextColumn("{task.fields[rate]}"), quiet=quiet, transient=True) as bar:
+        task, since, decoded = bar.add_task("groups", total=len(groups), rate=""), time.perf_counter(), 0
+
+        def progress(tokens: int, finished: int) -> None:
+            nonlocal decoded
+            decoded += tokens
+            rate = decoded / max(time.perf_counter() - since, 1e-3)
+            bar.update(task, advance=finished, rate=f"{rate:,.0f} tok/s")
+
+        groups = run_groups(driver, engine, groups, seed=settings.seed, step=STEP, progress=progress)
     # Training asks about the last leaf of a rollout only; here somebody looks at all answers.
     apart = [group.replace(rollouts=tuple(Rollout((leaf.id,)) for leaf in group.leaves)) for group in groups]
     judgements = iter(judge(apart, {problem.id: problem for problem in problems}, tokenizer, pool.judge).judgement_N)
@@ -159,29 +170,3 @@ def _check_names(html: Path | None, out: Path | None) -> None:
     for option, path, suffix in (("--html", html, ".html"), ("--out", out, ".parquet")):
         if path is not None and path.suffix != suffix:
             raise ConfigError(f"{option} {path} is a file to write; give a name that ends in {suffix}")
-
-
-class _Bar:
-    """Groups done and tokens per second, on a terminal only."""
-
-    def __init__(self, groups: int, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        console = Console(stderr=True)
-        columns = TextColumn("groups"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
-        self._progress = Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True)
-        self._task = self._progress.add_task("groups", total=groups, rate="")
-        self._decoded, self._since = 0, time.perf_counter()
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, decoded: int, finished: int) -> None:
-        self._decoded += decoded
-        rate = self._decoded / max(time.perf_counter() - self._since, 1e-3)
-        self._progress.update(self._task, advance=finished, rate=f"{rate:,.0f} tok/s")

@@ -293,7 +293,7 @@ def _plural(number: int, one: str, several: str = "") -> str:
 
 def as_dict(saved: SavedGroup) -> Mapping[str, Any]:
     """A group for scripts: its totals and leaves."""
-    group = saved.group
+    group, pieces = saved.group, stretches(saved.group)
     rollout_of = {leaf: number for number, rollout in enumerate(group.rollouts) for leaf in rollout.leaves}
     return {
         "group_id": group.id,
@@ -312,7 +312,7 @@ def as_dict(saved: SavedGroup) -> Mapping[str, Any]:
                 "stop": str(group.segments[leaf.segment].stop),
                 "verdict": outcome.verdict,
                 "extracted": outcome.extracted,
-                "response": _response(saved, leaf.segment),
+                "response": _response(saved, pieces, leaf.segment),
                 "reward": outcome.reward,
                 "advantage": outcome.advantage,
             }
@@ -321,9 +321,8 @@ def as_dict(saved: SavedGroup) -> Mapping[str, Any]:
     }
 
 
-def _response(saved: SavedGroup, end: int) -> str:
+def _response(saved: SavedGroup, pieces: Sequence[Sequence[Stretch]], end: int) -> str:
     """The text of a leaf's path, the prompt left out."""
-    pieces = stretches(saved.group)
     return "".join(
         saved.texts[segment.id][piece.index]
         for segment, kept in saved.group.path(end)[1:]

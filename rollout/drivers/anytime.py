@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ...errors import ConfigError
 from ..bounds import PerPrompt
-from ..driver import CallSpec, shared
+from ..driver import CallSpec, check_least, shared
 from ..engines.protocol import NoiseKey, Sampling
 from ..noise import stream_key, uniforms
 from ..records import Group, Kind, Leaf, Rollout, Segment, Stop
@@ -75,10 +75,7 @@ class AnytimeDriver:
     """Temperature, top-p and top-k of thoughts and summaries."""
 
     def __post_init__(self) -> None:
-        for key in ("budgets", "summaries", "summary_tokens", "group_size", "max_completion"):
-            if getattr(self, key) < 1:
-                where = "rollout" if key in ("group_size", "max_completion") else "rollout.driver"
-                raise ConfigError(f"{where}.{key} is {getattr(self, key)} but must be at least 1; raise it")
+        check_least(self, budgets=1, summaries=1, summary_tokens=1, group_size=1, max_completion=1)
         inserted, largest = len(self.cut) + len(self.header), self.largest
         need = largest + inserted + self.summary_tokens
         if need > self.max_completion:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from ...errors import ConfigError
-from ..driver import CallSpec, shared
+from ..driver import CallSpec, check_least, shared
 from ..engines.protocol import Sampling
 from ..records import Group, Kind, Leaf, Rollout, Segment, Stop
 from .markers import marker_ids, stop_id
@@ -55,11 +55,7 @@ class BudgetForceDriver:
     """Temperature, top-p and top-k of thought and answer."""
 
     def __post_init__(self) -> None:
-        least = {"thinking_tokens": 1, "ignores": 0, "group_size": 1, "max_completion": 1}
-        for key, limit in least.items():
-            if getattr(self, key) < limit:
-                where = "rollout" if key in ("group_size", "max_completion") else "rollout.driver"
-                raise ConfigError(f"{where}.{key} is {getattr(self, key)} but must be at least {limit}; raise it")
+        check_least(self, thinking_tokens=1, ignores=0, group_size=1, max_completion=1)
         forced = self.ignores * len(self.wait) + len(self.think_end) + len(self.answer)
         rest = self.max_completion - self.thinking_tokens - forced
         if rest < 1:

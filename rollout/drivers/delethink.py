@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 
 from ...errors import ConfigError
 from ..bounds import PerPrompt
-from ..driver import CallSpec, shared
+from ..driver import CallSpec, check_least, shared
 from ..engines.protocol import Sampling
 from ..records import Group, Segment, Stop
 from .rounds import one_rollout_per_trajectory, rounds_of, stretch
@@ -48,11 +48,7 @@ class DelethinkDriver:
     """Temperature, top-p and top-k of every chunk."""
 
     def __post_init__(self) -> None:
-        least = {"chunk": 1, "head": 0, "tail": 1, "max_chunks": 1, "group_size": 1, "max_completion": 1}
-        for key, limit in least.items():
-            if getattr(self, key) < limit:
-                where = "rollout" if key in ("group_size", "max_completion") else "rollout.driver"
-                raise ConfigError(f"{where}.{key} is {getattr(self, key)} but must be at least {limit}; raise it")
+        check_least(self, chunk=1, head=0, tail=1, max_chunks=1, group_size=1, max_completion=1)
         if self.carry >= self.chunk and self.max_chunks > 1:
             raise ConfigError(
                 f"a carry of {self.head} head + {self.tail} tail = {self.carry} tokens leaves "

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from ...errors import ConfigError
 from ..bounds import PerPrompt
-from ..driver import CallSpec, shared
+from ..driver import CallSpec, check_least, shared
 from ..engines.protocol import Sampling
 from ..records import Group, Leaf, Rollout, Segment, Stop
 from .tree_paths import branching_weights, response_length
@@ -63,10 +63,7 @@ class EPTreeDriver:
     """Text of a token in small letters; ``with_tokenizer`` fills it in."""
 
     def __post_init__(self) -> None:
-        for key in ("splits", "rounds", "branches", "group_size", "max_completion"):
-            if getattr(self, key) < 1:
-                where = "rollout" if key in ("group_size", "max_completion") else "rollout.driver"
-                raise ConfigError(f"{where}.{key} is {getattr(self, key)} but must be at least 1; raise it")
+        check_least(self, splits=1, rounds=1, branches=1, group_size=1, max_completion=1)
         if self.splits > self.max_completion:
             raise ConfigError(
                 f"rollout.driver.splits is {self.splits} but an answer has at most rollout.max_completion = "

@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 
 from ...errors import ConfigError
 from ..bounds import PerPrompt
-from ..driver import CallSpec, Piece, insert, shared
+from ..driver import CallSpec, Piece, check_least, insert, shared
 from ..engines.protocol import Sampling
 from ..records import Group, Kind, Leaf, Rollout, Segment, Stop
 from .fork_formats import ForkFormat, piece_size
@@ -51,10 +51,7 @@ class ForkJoinDriver(ForkFormat):
     """Temperature, top-p and top-k of every call."""
 
     def __post_init__(self) -> None:
-        for key in ("max_threads", "rounds", "group_size", "max_completion"):
-            if getattr(self, key) < 1:
-                where = "rollout" if key in ("group_size", "max_completion") else "rollout.driver"
-                raise ConfigError(f"{where}.{key} is {getattr(self, key)} but must be at least 1; raise it")
+        check_least(self, max_threads=1, rounds=1, group_size=1, max_completion=1)
         for key, limit, named in (
             ("thread_tokens", self.max_completion, "rollout.max_completion"),
             ("threads", self.max_threads, "rollout.driver.max_threads"),

@@ -21,7 +21,7 @@ import numpy as np
 
 from ...errors import ConfigError
 from ..bounds import PerPrompt
-from ..driver import CallSpec, shared
+from ..driver import CallSpec, check_least, shared
 from ..engines.protocol import Sampling
 from ..records import Group, Origin, Segment, Stop
 from .markers import marker_ids, stop_id
@@ -60,10 +60,7 @@ class SummaryDriver:
     """Temperature, top-p and top-k of every round."""
 
     def __post_init__(self) -> None:
-        for key in ("round_tokens", "max_rounds", "group_size", "max_completion"):
-            if getattr(self, key) < 1:
-                where = "rollout" if key in ("group_size", "max_completion") else "rollout.driver"
-                raise ConfigError(f"{where}.{key} is {getattr(self, key)} but must be at least 1; raise it")
+        check_least(self, round_tokens=1, max_rounds=1, group_size=1, max_completion=1)
         longest = self.max_rounds * self.round_tokens
         if longest > self.max_completion:
             raise ConfigError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import ConfigError
 from ..bounds import PerPrompt
-from ..driver import shared
+from ..driver import check_least, shared
 from ..engines.protocol import Sampling
 from .tree_fallback import Cut, Pick
 from .tree_width import widest
@@ -79,12 +79,9 @@ class TreeSettings:
     """Text of a path; ``with_tokenizer`` fills it in."""
 
     def __post_init__(self) -> None:
-        for key in ("width", "depth", "group_size", "max_completion", "least_answers", "fallback_least"):
-            self._at_least(key, 1)
-        for key in ("segment_tokens", "level_tokens", "token_budget", "min_answer", "fallback_window"):
-            self._at_least(key, 0)
-        self._at_least("fallback_windows", 0)
-        self._at_least("fallback_block", 1)
+        check_least(self, width=1, depth=1, group_size=1, max_completion=1, least_answers=1, fallback_least=1)
+        check_least(self, segment_tokens=0, level_tokens=0, token_budget=0, min_answer=0, fallback_window=0)
+        check_least(self, fallback_windows=0, fallback_block=1)
         if not self.divergence_temperature > 0:
             raise ConfigError(
                 f"rollout.driver.divergence_temperature is {self.divergence_temperature} but must exceed 0; raise it"
@@ -146,11 +143,6 @@ class TreeSettings:
             return self.level_tokens // self.segment
         low, high = self.random_width
         return int(rng().integers(low, high + 1)) if high else self.width
-
-    def _at_least(self, key: str, least: int) -> None:
-        if getattr(self, key) < least:
-            where = "rollout" if key in ("group_size", "max_completion") else "rollout.driver"
-            raise ConfigError(f"{where}.{key} is {getattr(self, key)} but must be at least {least}; raise it")
 
     def _check_tokens(self) -> None:
         s, cap = self.segment, self.max_completion

@@ -152,7 +152,7 @@ def test_every_hostile_answer_gets_a_judgement_in_bounded_time_and_memory(monkey
     assert crashes == []
     assert timeouts <= INPUTS * 0.01
     # One that took longer would have been ended; on a busy machine the reply may lie in the pipe for a while.
-    assert max(taken) < 2 * DEADLINE
+    assert max(taken) < 1.5 * DEADLINE
     assert 0 < memory.worker < MOST_MEMORY
     assert seconds < INPUTS * 0.5 + timeouts * 3 * DEADLINE
 
