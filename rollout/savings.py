@@ -2,8 +2,10 @@
 
     T_traj   sum over answers of the sampled tokens they need     what flat sampling of the same answers would decode
     T_crit   sampled tokens on a rollout's longest dependency path   decode steps until the last of its leaves is there
+    T_flat   sum over answers of n (prompt + (n - 1) / 2)         KV tokens that decoding their n tokens in a row reads
     token_saving    = 1 - T_dec / T_traj
     parallel_saving = 1 - T_crit / T_dec                           T_dec: of the tokens that the rollout depends on
+    kv_saving       = 1 - T_kv / T_flat
 
 T_dec, T_pre and T_kv are the engine's (``Cost``). A segment depends on its parent up to where it splits off, and a
 context copy on the tokens that it repeats. T_crit is of one rollout: the answers to a prompt run beside each other
@@ -19,10 +21,15 @@ from .records import Group, Kind, Rollout, Stop
 _DECODED = (Kind.SAMPLED, Kind.PROBE)
 
 
-def trajectory_tokens(group: Group) -> int:
-    """T_traj of one group: shared tokens count once for each answer below them."""
+def answer_tokens(group: Group) -> list[int]:
+    """Sampled tokens that each answer of a group needs; their sum is T_traj: shared ones count for each."""
     answers = (leaf for rollout in group.rollouts for leaf in answer_leaves(group, rollout))
-    return sum(_tokens(group, used_tokens(group, (Rollout((leaf,)),)), (Kind.SAMPLED,)) for leaf in answers)
+    return [_tokens(group, used_tokens(group, (Rollout((leaf,)),)), (Kind.SAMPLED,)) for leaf in answers]
+
+
+def flat_kv_tokens(group: Group) -> int:
+    """T_flat: KV tokens that decoding would read if each answer of the group were one sequence after its prompt."""
+    return sum(n * len(group.segments[0]) + n * (n - 1) // 2 for n in answer_tokens(group))
 
 
 def answer_leaves(group: Group, rollout: Rollout) -> list[int]:
@@ -92,6 +99,11 @@ def token_saving(decoded: int, trajectory: int) -> float:
 def parallel_saving(critical: int, decoded: int) -> float:
     """1 - T_crit / T_dec: the share of the decoding that ran beside other decoding."""
     return 1 - critical / decoded if decoded else 0.0
+
+
+def kv_saving(kv_read: int, flat: int) -> float:
+    """1 - T_kv / T_flat: what short contexts and shared tokens save in reading the KV cache; 0 for flat sampling."""
+    return 1 - kv_read / flat if flat else 0.0
 
 
 def level_saving(widths: Sequence[int]) -> float:

@@ -22,7 +22,15 @@ from ..rewards.filters import frac_all_right, frac_all_wrong, signal
 from ..rewards.shaping.checks import correct_dominance, length_only_signal
 from ..rewards.verdict import Verdict
 from ..rollout.records import Cost, Group, Stop
-from ..rollout.savings import critical_tokens, token_saving, trajectory_tokens
+from ..rollout.savings import (
+    answer_tokens,
+    critical_tokens,
+    decoded_tokens,
+    flat_kv_tokens,
+    kv_saving,
+    parallel_saving,
+    token_saving,
+)
 from .experience import Experience, failed_share
 
 
@@ -35,12 +43,16 @@ class Facts:
     cost: Cost
     trajectory: int
     """T_traj, summed over groups."""
+    flat_kv: int
+    """T_flat, summed over groups."""
     group_N: NDArray[np.int64]
     """Group ids."""
     right_N: NDArray[np.bool_]
     length_N: NDArray[np.int64]
     critical_N: NDArray[np.int64]
     """T_crit of each rollout."""
+    decoded_N: NDArray[np.int64]
+    """T_dec of each rollout; tokens that rollouts share count for each."""
     truncated_N: NDArray[np.bool_]
     cut_N: NDArray[np.bool_]
     verdict_N: NDArray[Any]
@@ -55,6 +67,7 @@ _ARRAYS = (
     "right_N",
     "length_N",
     "critical_N",
+    "decoded_N",
     "truncated_N",
     "cut_N",
     "verdict_N",
@@ -72,11 +85,13 @@ def facts_of(experience: Experience) -> Facts:
     return Facts(
         prompts={group.id: group.segments[0].ids.tobytes() for group in groups},
         cost=sum((group.cost for group in groups), Cost()),
-        trajectory=sum(map(trajectory_tokens, groups)),
+        trajectory=sum(sum(answer_tokens(group)) for group in groups),
+        flat_kv=sum(map(flat_kv_tokens, groups)),
         group_N=np.array([group.id for group in groups for _ in group.rollouts], np.int64),
         right_N=experience.right_N,
         length_N=experience.length_N,
         critical_N=np.array([critical_tokens(group, one) for group in groups for one in group.rollouts], np.int64),
+        decoded_N=np.array([decoded_tokens(group, one) for group in groups for one in group.rollouts], np.int64),
         truncated_N=experience.truncated_N,
         cut_N=experience.cut_N,
         verdict_N=np.array([str(judgement.verdict) for judgement in experience.judgement_N], object),
@@ -95,6 +110,7 @@ def merge(parts: Sequence[Facts]) -> Facts:
         prompts=dict(sorted(prompts.items())),
         cost=sum((part.cost for part in parts), Cost()),
         trajectory=sum(part.trajectory for part in parts),
+        flat_kv=sum(part.flat_kv for part in parts),
         **{name: column[order] for name, column in columns.items()},
     )
 
@@ -110,6 +126,8 @@ def outcome_metrics(sampled: Facts) -> dict[str, float]:
         "tokens/trajectories": sampled.trajectory,
         "tokens/critical": _mean(sampled.critical_N),
         "tokens/saved": token_saving(sampled.cost.decoded, sampled.trajectory),
+        "tokens/parallel_saved": parallel_saving(int(sampled.critical_N.sum()), int(sampled.decoded_N.sum())),
+        "tokens/kv_saved": kv_saving(sampled.cost.kv_read, sampled.flat_kv),
         "outcome/accuracy": float(right_N.mean()),
         "outcome/unreadable": float((sampled.verdict_N == str(Verdict.UNREADABLE)).mean()),
         "outcome/verifier_failed": failed_share(sampled.verdict_N),

@@ -11,6 +11,9 @@ from transformers import TrainerCallback
 
 from .settings import Settings
 
+_SAVINGS = {"tokens/saved": "decoded", "tokens/parallel_saved": "steps", "tokens/kv_saved": "KV"}
+"""Metrics of what a driver saves, and the words for them."""
+
 
 class TrainingProgress(TrainerCallback):
     """A bar on a terminal; on anything else one line every ``lines_every`` generations."""
@@ -55,6 +58,7 @@ class TrainingProgress(TrainerCallback):
         self.rolling_since = None
         step = logs["step"]
         line = f"accuracy {logs['outcome/accuracy']:.3f}  tokens {logs['length/mean']:6.1f}  cut {logs['dot/cut']:.1%}"
+        line += "".join(f"  {what} -{logs[key]:.0%}" for key, what in _SAVINGS.items() if logs[key] >= 0.005)
         if logs["outcome/verifier_failed"]:
             line += f"  VERIFIER FAILED on {logs['outcome/verifier_failed']:.1%}"
         if logs.get("groups/parked"):

@@ -24,11 +24,13 @@ from ..rewards.verdict import Verdict
 from ..rollout.branches import Branch, Stretch, branches, stretches
 from ..rollout.records import Cost, Kind
 from ..rollout.savings import (
+    answer_tokens,
     critical_tokens,
     decoded_tokens,
+    flat_kv_tokens,
+    kv_saving,
     parallel_saving,
     token_saving,
-    trajectory_tokens,
     used_tokens,
 )
 from .rollout_log import SavedGroup
@@ -96,6 +98,7 @@ class Totals:
     """Mean over rollouts."""
     tokens_saved: float
     parallel_saved: float
+    kv_saved: float
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(name, value, meaning), as people read them."""
@@ -107,6 +110,7 @@ class Totals:
             ("T_crit", count(self.critical), "of a rollout, decoded one after another, mean"),
             ("tokens saved", percent(self.tokens_saved), "1 - T_dec / T_traj: decoded once, used several times"),
             ("decoded in parallel", percent(self.parallel_saved), "1 - T_crit / T_dec, within rollouts"),
+            ("KV reading saved", percent(self.kv_saved), "1 - T_kv / T_kv of the same answers, each one sequence"),
         ]
 
     def as_dict(self) -> dict[str, Any]:
@@ -119,7 +123,7 @@ def totals_of(saved: Sequence[SavedGroup]) -> Totals:
     """The counters of some groups."""
     groups = [one.group for one in saved]
     rollouts = [(group, rollout) for group in groups for rollout in group.rollouts]
-    cost, trajectories = sum((group.cost for group in groups), Cost()), sum(map(trajectory_tokens, groups))
+    cost, trajectories = sum((group.cost for group in groups), Cost()), sum(sum(answer_tokens(one)) for one in groups)
     critical = sum(critical_tokens(group, rollout) for group, rollout in rollouts)
     verdicts = [outcome.verdict for one in saved for outcome in one.outcomes if outcome.verdict is not None]
     return Totals(
@@ -133,6 +137,7 @@ def totals_of(saved: Sequence[SavedGroup]) -> Totals:
         critical=critical / max(len(rollouts), 1),
         tokens_saved=token_saving(cost.decoded, trajectories),
         parallel_saved=parallel_saving(critical, sum(decoded_tokens(group, rollout) for group, rollout in rollouts)),
+        kv_saved=kv_saving(cost.kv_read, sum(map(flat_kv_tokens, groups))),
     )
 
 

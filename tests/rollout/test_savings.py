@@ -10,12 +10,14 @@ import pytest
 from laconic.rollout.records import Group, Kind, Leaf, Origin, Rollout, Segment, Stop, prompt_group
 from laconic.rollout.savings import (
     answer_leaves,
+    answer_tokens,
     critical_tokens,
     decoded_tokens,
+    flat_kv_tokens,
+    kv_saving,
     level_saving,
     parallel_saving,
     token_saving,
-    trajectory_tokens,
     used_tokens,
 )
 
@@ -49,7 +51,7 @@ def test_a_tree_counts_shared_tokens_once_for_each_leaf_below() -> None:
     group = grow((0, 2, Kind.SAMPLED, 5), (1, 5, Kind.SAMPLED, 3), (1, 5, Kind.SAMPLED, 4), (1, 2, Kind.SAMPLED, 6))
     group = group.replace(leaves=(Leaf(0, 2), Leaf(1, 3), Leaf(2, 4)), rollouts=tuple(Rollout((i,)) for i in range(3)))
     group.validate()
-    assert trajectory_tokens(group) == 8 + 9 + 8
+    assert sum(answer_tokens(group)) == 8 + 9 + 8
     assert critical_tokens(group) == 9
     # One answer alone is one path, however it was sampled, and what its parent decoded after the split is not on it.
     assert [critical_tokens(group, rollout) for rollout in group.rollouts] == [8, 9, 8]
@@ -85,7 +87,7 @@ def test_threads_run_beside_each_other_and_the_join_waits_for_the_longest() -> N
 def test_a_flat_group_saves_nothing() -> None:
     group = grow((0, 2, Kind.SAMPLED, 5), (0, 2, Kind.SAMPLED, 7))
     group = group.replace(leaves=(Leaf(0, 1), Leaf(1, 2)), rollouts=(Rollout((0,)), Rollout((1,))))
-    assert token_saving(12, trajectory_tokens(group)) == 0 and critical_tokens(group) == 7
+    assert token_saving(12, sum(answer_tokens(group))) == 0 and critical_tokens(group) == 7
     assert token_saving(0, 0) == 0 and parallel_saving(0, 0) == 0
 
 
@@ -134,7 +136,18 @@ def test_parts_of_an_answer_are_no_trajectories_of_their_own() -> None:
     # Nor is a thread that ends by itself.
     ended = tuple(replace(s, stop=Stop.EOS) if s.id == 2 else s for s in threads.segments)
     assert answer_leaves(threads.replace(segments=ended), threads.rollouts[0]) == [2]
-    assert trajectory_tokens(chunks) == 10 + 10
-    assert trajectory_tokens(threads) == 4 + 7 + 3
-    assert trajectory_tokens(summaries) == 5 + 3 + 10 + 4
+    assert sum(answer_tokens(chunks)) == 10 + 10
+    assert sum(answer_tokens(threads)) == 4 + 7 + 3
+    assert sum(answer_tokens(summaries)) == 5 + 3 + 10 + 4
     assert critical_tokens(summaries, summaries.rollouts[0]) == 14
+
+
+def test_kv_saving_counts_against_each_answer_as_one_sequence() -> None:
+    """Two chunks of 10 tokens after a prompt of 2, the second with 4 carried over, against 20 tokens in a row."""
+    chunks = grow((0, 2, Kind.SAMPLED, 10), (0, 2, Kind.CONTEXT_COPY, 4, (1, 6, 10)), (2, 4, Kind.SAMPLED, 10))
+    chunks = chunks.replace(leaves=(Leaf(0, 3),), rollouts=(Rollout((0,)),))
+    assert answer_tokens(chunks) == [20]
+    assert flat_kv_tokens(chunks) == sum(2 + before for before in range(20))
+    read = sum(2 + before for before in range(10)) + sum(2 + 4 + before for before in range(10))
+    assert kv_saving(read, flat_kv_tokens(chunks)) == pytest.approx(1 - 170 / 230)
+    assert kv_saving(0, 0) == 0
