@@ -26,6 +26,7 @@ from laconic.cli import app
 from laconic.eval.model_spec import ModelSpec
 from laconic.eval.tasks import PROCEDURAL
 from laconic.eval.tasks.load import load_problems
+from laconic.rewards.shaping import Responses
 from laconic.rewards.verdict import Item
 from laconic.rewards.verifiers import judge_item
 from laconic.train.methods import METHODS
@@ -181,8 +182,9 @@ def test_the_shaping_of_the_readme_keeps_right_above_wrong_and_learns_nothing_fr
     overrides = ["reward.shaping.name=my_shaping:OverBudget", "reward.shaping.budget=100"]
     shaping: Any = load_settings(ROOT / "configs/methods/dr_grpo.yaml", overrides).reward.shaping
     right, length = np.array([True, True, True, True, False, False]), np.array([50, 100, 200, 9000, 10, 9000])
-    np.testing.assert_allclose(shaping(right, length), [1.0, 1.0, 0.5, 0.1, 0.0, 0.0], rtol=0, atol=1e-15)
-    assert not shaping(np.zeros(4, bool), np.arange(4)).any()
+    rewards = shaping(Responses.of(right, length))
+    np.testing.assert_allclose(rewards, [1.0, 1.0, 0.5, 0.1, 0.0, 0.0], rtol=0, atol=1e-15)
+    assert not shaping(Responses.of(np.zeros(4), np.arange(4))).any()
     assert shaping.range().dominant
 
 

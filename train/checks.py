@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..rewards.verifiers import resolve as resolve_verifier
 from ..rollout.drivers import DRIVERS
 from ..rollout.engines import ENGINES
-from .derived import positions, sharding, world_size
+from .derived import per_prompt, positions, sharding, world_size
 from .model_config import Config
 from .model_files import linear_layers_on_disk, resolve_model
 from .settings import Settings
@@ -27,6 +27,7 @@ def check_settings(settings: Settings, config: Config | None) -> None:
     _check_ranges(settings)
     _check_names(settings)
     _check_group(settings)
+    _check_reward(settings)
     _check_updates(settings)
     _check_ranks(settings)
     _check_adapter(settings)
@@ -34,27 +35,120 @@ def check_settings(settings: Settings, config: Config | None) -> None:
     _check_markers(settings)
     _check_parking(settings)
     _check_effects(settings)
+    _check_critic(settings)
     check_trl_keys(settings.trl)
 
 
 def find_warnings(settings: Settings) -> list[str]:
     """What works but may not be what was meant."""
     warnings = []
-    shaped = settings.reward.shaping.range().shaped
-    if shaped and _id(settings, "credit") == "grpo":
+    reward = settings.reward
+    shaped = any(shaping.range().shaped for shaping, _ in reward.terms)
+    if shaped and _id(settings, "credit") == "grpo" and reward.level == "reward" and not reward.std_floor:
         warnings.append(
             f"credit grpo divides by the group's standard deviation, so in groups of right answers only the weight of "
-            f"reward.shaping {_id(settings, 'shaping')} cancels; credit.name=dr_grpo keeps it"
+            f"reward.shaping {_id(settings, 'shaping')} cancels; credit.name=dr_grpo keeps it, as do "
+            "reward.level=advantage and reward.std_floor"
         )
+    warnings += _broken_promises(settings)
+    if settings.sampler.filter == "signal":
+        warnings += [
+            f"reward.shaping {shaping.name} pays nothing above its cap, but sampler.filter signal looks at outcomes "
+            "before it and drops groups of right answers; sampler.filter=none keeps them"
+            for shaping, _ in reward.terms
+            if shaping.name in ("dler", "thinkprune")
+        ]
     if shaped and _id(settings, "truncation") == "dot":
         warnings.append(
             "length enters twice, by truncation dot and by reward.shaping; the published DOT shapes nothing"
+        )
+    if _id(settings, "sampler") == "gvm" and _id(settings, "truncation") == "dot":
+        warnings.append(
+            f"sampler gvm gives prompts different numbers of answers, and truncation dot cuts nothing in groups below "
+            f"{settings.truncation.smallest_group()}; lower truncation.alpha, or raise sampler.least"
+        )
+    if getattr(settings.objective, "critic", False):
+        warnings.append(
+            f"objective {_id(settings, 'objective')} takes advantages from its values: credit "
+            f"{_id(settings, 'credit')} only fills the log"
+        )
+    problems, seen = settings.task.count, settings.steps * settings.rollout.prompts_per_step
+    if any(shaping.name == "hapo" for shaping, _ in reward.terms) and not settings.task.file and seen <= problems:
+        warnings.append(
+            f"reward.shaping hapo compares with earlier answers to a problem, but {settings.steps} steps of "
+            f"{settings.rollout.prompts_per_step} prompts meet none of {problems} problems twice; lower task.count"
         )
     if settings.optim.warmup_steps and settings.optim.schedule == "constant":
         warnings.append(
             "optim.warmup_steps has no effect with schedule constant; use optim.schedule=constant_with_warmup"
         )
     return warnings
+
+
+def _broken_promises(settings: Settings) -> list[str]:
+    """What no longer holds of rewards under these settings, with the reason."""
+    words = {
+        "dominance": "a wrong answer may score above a right one",
+        "all_wrong": "a group without a right answer learns from lengths alone",
+        "monotone": "a longer right answer may score above a shorter one",
+    }
+    reward = settings.reward
+    warnings = [
+        f"reward.shaping {shaping.name}: {words[invariant]}, since {reason}"
+        for shaping, _ in reward.terms
+        for invariant, reason in shaping.exceptions.items()
+        if invariant != "monotone"
+    ]
+    if len(reward.terms) > 1 or reward.weights:
+        ranges = [(shaping.range(), weight) for shaping, weight in reward.terms]
+        right = 1 + sum(weight * (own.right[0] - 1) for own, weight in ranges)
+        wrong = sum(weight * own.wrong[1] for own, weight in ranges)
+        if right < wrong:
+            warnings.append(
+                f"under reward.weights {[weight for _, weight in ranges]} a right answer may score {right:.3g} and a "
+                f"wrong one {wrong:.3g}; lower the weights until the first is above the second"
+            )
+    return warnings
+
+
+def _check_reward(settings: Settings) -> None:
+    """Refuse reward settings that could not have an effect."""
+    reward, rollout = settings.reward, settings.rollout
+    for shaping, _ in reward.terms:
+        if not (hasattr(shaping, "needs") and hasattr(shaping, "exceptions")):
+            raise ConfigError(
+                f"{type(shaping).__name__} does not say what it needs and which promises it breaks; make it a subclass "
+                "of laconic.rewards.shaping.ShapingDefaults"
+            )
+    for method in (*(shaping for shaping, _ in reward.terms), reward.selection):
+        check = getattr(method, "check", None)
+        if check is not None:
+            check(rollout)
+    shaped = any(shaping.range().shaped for shaping, _ in reward.terms)
+    idle = {
+        "reward.weights": bool(reward.weights),
+        "reward.level": reward.level != "reward",
+        "reward.dead_zone": bool(reward.dead_zone),
+    }
+    for key in (key for key, given in idle.items() if given and not shaped):
+        raise ConfigError(
+            f"{key} is set, but reward.shaping {_id(settings, 'shaping')} rewards the outcome alone, so that it has no "
+            f"effect; choose a length method (laconic methods), or leave {key} out"
+        )
+    if reward.dead_zone >= rollout.max_completion:
+        raise ConfigError(
+            f"reward.dead_zone is {reward.dead_zone:g} tokens but no answer is longer than rollout.max_completion = "
+            f"{rollout.max_completion}, so all right answers would count as equally long; lower reward.dead_zone"
+        )
+    credit = settings.credit
+    if reward.std_floor and not any(f.name == "std_floor" for f in fields(credit)):
+        raise ConfigError(
+            f"reward.std_floor is {reward.std_floor:g}, but credit {_id(settings, 'credit')} does not divide by the "
+            "standard deviation of a group; leave it out, or set credit.name=grpo"
+        )
+    check = getattr(credit, "check", None)
+    if check is not None:
+        check(settings)
 
 
 def _check_ranks(settings: Settings) -> None:
@@ -156,7 +250,7 @@ def _check_names(settings: Settings) -> None:
 def _check_group(settings: Settings) -> None:
     group_size = settings.rollout.group_size
     comparing = ["credit", *(["reward.shaping"] if settings.reward.shaping.scope == "group" else [])]
-    if group_size == 1:
+    if per_prompt(settings.rollout).rollouts == 1:
         raise ConfigError(
             f"rollout.group_size is 1 but {' and '.join(comparing)} ({_id(settings, 'credit')}) compare answers of "
             "a group: one answer has advantage 0 and nothing would be learned; raise rollout.group_size to 2 or more"
@@ -241,10 +335,38 @@ def _check_effects(settings: Settings) -> None:
     check = getattr(settings.objective, "check", None)
     if check is not None:
         check(settings.optim.updates_per_batch, settings.optim.epochs)
-    if _id(settings, "sampler") == "pds" and settings.sampler.filter == "none":
+    sampler_check = getattr(settings.sampler, "check", None)
+    if sampler_check is not None:
+        sampler_check(settings)
+    credit_check = getattr(settings.credit, "check", None)
+    if credit_check is not None:
+        credit_check(settings)
+
+
+def _check_critic(settings: Settings) -> None:
+    """What a critic cannot work with, where the objective has one."""
+    if not getattr(settings.objective, "critic", False):
+        return
+    objective, reward = f"objective {_id(settings, 'objective')}", settings.reward
+    if _id(settings, "adapter") != "none":
         raise ConfigError(
-            "sampler pds asks for more prompts so that enough groups pass the filter, but sampler.filter is none and "
-            "every group passes; set sampler.filter=signal, or sampler.name=uniform"
+            f"{objective} trains a value head beside the policy's weights, and checkpoints of adapter "
+            f"{_id(settings, 'adapter')} hold the adapter only; set adapter.name=none, or objective.name=clip"
+        )
+    if reward.level == "advantage":
+        raise ConfigError(
+            f"reward.level is advantage, but {objective} takes its advantages from values and one reward for each "
+            "answer; set reward.level=reward"
+        )
+    if reward.selection.name != "all":
+        raise ConfigError(
+            f"reward.selection {reward.selection.name} leaves answers out by giving them no advantage, but {objective} "
+            "takes advantages from values; set reward.selection.name=all, or objective.name=clip"
+        )
+    if settings.objective.value_warmup >= settings.steps:
+        raise ConfigError(
+            f"objective.value_warmup is {settings.objective.value_warmup} but the run has only {settings.steps} steps, "
+            "and the policy learns nothing before the warm-up's end; lower it, or raise steps"
         )
 
 

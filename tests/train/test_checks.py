@@ -136,6 +136,51 @@ def test_dot_with_a_length_reward_and_an_idle_warm_up_are_warned_about():
     assert "length enters twice" in twice and "constant_with_warmup" in idle
 
 
+def test_a_weight_that_credit_would_cancel_is_warned_about_unless_something_keeps_it():
+    kept = [["reward.level=advantage"], ["reward.std_floor=0.1"], ["credit.name=rloo"]]
+    for overrides in ([], *kept):
+        found = find_warnings(load_settings(CONFIGS / "kimi_length.yaml", ["credit.name=grpo", *overrides]))
+        assert any("cancels" in line for line in found) == (not overrides), overrides
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["reward.weights=[0.5]"], "reward.weights is set, but reward.shaping none"),
+        (["reward.level=advantage"], "reward.level is set, but reward.shaping none"),
+        (["reward.dead_zone=8"], "reward.dead_zone is set, but reward.shaping none"),
+        (["reward.shaping.name=kimi_length", "reward.dead_zone=640"], "all right answers would count as equally long"),
+        (
+            ["credit.name=dr_grpo", "reward.std_floor=0.1"],
+            "reward.std_floor is 0.1, but credit dr_grpo does not divide",
+        ),
+        (["reward.selection.name=gfpo", "reward.selection.keep=16"], "it would keep all"),
+        (["reward.shaping={name: dler, cap: 640}"], "640"),
+    ],
+)
+def test_a_reward_setting_without_effect_is_refused(overrides, words):
+    assert words in refusal("grpo", *overrides)
+
+
+def test_what_a_shaping_breaks_is_warned_about_with_its_reason():
+    published = find_warnings(load_settings(CONFIGS / "kimi_length.yaml", ["reward.shaping.gate=sign_split"]))
+    assert len(published) == 1 and "a group without a right answer learns from lengths alone, since" in published[0]
+
+
+def test_weights_that_let_length_outvote_the_outcome_are_warned_about():
+    overrides = ["reward.shaping={name: kimi_length, weight: 1.0}", "credit.name=dr_grpo"]
+    assert not find_warnings(load_settings(CONFIGS / "grpo.yaml", [*overrides, "reward.weights=[1.5]"]))
+    (line,) = find_warnings(load_settings(CONFIGS / "grpo.yaml", [*overrides, "reward.weights=[2.5]"]))
+    assert "a right answer may score -0.25 and a wrong one 0" in line
+
+
+def test_a_shaping_that_learns_from_earlier_answers_needs_to_meet_problems_again():
+    overrides = ["reward.shaping.name=hapo", "credit.name=dr_grpo", "steps=10", "rollout.prompts_per_step=8"]
+    for count, met in ((81, False), (79, True)):
+        found = find_warnings(load_settings(CONFIGS / "grpo.yaml", [*overrides, f"task.count={count}"]))
+        assert any("meet none of" in line for line in found) != met
+
+
 @pytest.mark.parametrize(
     ("prompts", "updates", "words"),
     [

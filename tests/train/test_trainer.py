@@ -221,7 +221,11 @@ def test_two_runs_with_one_seed_are_equal_bit_by_bit_and_other_seeds_are_not(mak
 
 
 def test_a_run_saved_resumed_and_saved_again_is_equal_to_one_in_one_go(make: Train) -> None:
-    method = ("pds", "truncation.name=none", "steps=4", "optim.schedule=linear", "optim.updates_per_batch=2")
+    method = (
+        "pds", "truncation.name=none", "steps=4", "optim.schedule=linear", "optim.updates_per_batch=2",
+        "reward.shaping={name: short_rl, accuracy_tolerance: 1.0}", "credit.name=dr_grpo",
+        "reward.selection={name: gfpo, keep: 2, adaptive: true, warm: 1, keep_by_quartile: [3, 3, 2, 2]}",
+    )  # fmt: skip
     alone = make(*method, folder="alone")
     alone.train()
     for until in (1, 2, 4):
@@ -250,6 +254,8 @@ def test_a_run_saved_resumed_and_saved_again_is_equal_to_one_in_one_go(make: Tra
     assert [[line[key] for key in keys] for line in logs[0]] == [[line[key] for key in keys] for line in logs[1]]
     state = json.loads((checkpoints[-1] / "laconic_state.json").read_text())
     assert state["sampler"] == alone.sampler.state_dict()
+    assert state["reward"] == alone.reward_states and state["reward"].keys() == {"reward.shaping", "reward.selection"}
+    assert state["alarms"] == alone.alarms.state_dict()
 
 
 def test_the_exported_model_is_the_trained_one(make: Train) -> None:
