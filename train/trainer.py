@@ -27,7 +27,6 @@ from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from trl import GRPOTrainer
 
 from ..errors import RunError
 from ..eval.tasks import Problem
@@ -56,6 +55,7 @@ from .rows import Totals, flatten, to_packs, totals_of
 from .saving import read_sampler, save_together, write_state
 from .settings import Settings
 from .trl_config import grpo_config
+from .trl_trainer import GRPOTrainer
 
 REPLACED = (
     "get_train_dataloader",
