@@ -49,6 +49,9 @@ WORDS = {
         "tokens per second of the embedded engine over vLLM's on the CPU", "×{:.2f}"
     ),
     "tree.leaves_per_s_vs_flat_vllm": Words("answers per second of trees over flat sampling, on vLLM", "×{:.2f}"),
+    "tree.decoded_ratio": Words("tokens that trees decode over flat sampling, as many answers", "×{:.2f}"),
+    "tree.leaves_per_s_vs_flat": Words("answers per second of trees over flat sampling", "×{:.2f}"),
+    "scheduler.overhead": Words("share of rollout time that the scheduler takes", "{:.1f} %", 100),
     "train.steps_per_s_vs_trl": Words("training steps per second over trl's", "×{:.2f}"),
     "cli.help_seconds": Words("`laconic --help`", "{:.2f} s"),
     "verify.core_agreement": Words("labelled cases judged as labelled, where graders should agree", "{:.1f} %", 100),

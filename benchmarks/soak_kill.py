@@ -48,6 +48,7 @@ TRAINING: Program = (sys.executable, "-m", "laconic.train", ROOT / "configs" / "
 SOURCES = [f"train/{name}.py" for name in ("trainer", "saving", "checkpoint", "run", "run_folder", "metrics_log")]
 SOURCES += [
     "atomic.py",
+    "locking.py",
     "train/rollout_log.py",
     "rollout/saved.py",
     "train/experience.py",

@@ -3,9 +3,8 @@
     T_traj   sum over answers of the sampled tokens they need     what flat sampling of the same answers would decode
     T_crit   sampled tokens on a rollout's longest dependency path   decode steps until the last of its leaves is there
     T_flat   sum over answers of n (prompt + (n - 1) / 2)         KV tokens that decoding their n tokens in a row reads
-    token_saving    = 1 - T_dec / T_traj
-    parallel_saving = 1 - T_crit / T_dec                           T_dec: of the tokens that the rollout depends on
-    kv_saving       = 1 - T_kv / T_flat
+    saving   1 - T_dec / T_traj of tokens,  1 - T_kv / T_flat of KV reading,  1 - T_crit / T_dec of decode steps, with
+             the T_dec of the tokens that the rollout depends on
 
 T_dec, T_pre and T_kv are the engine's (``Cost``). A segment depends on its parent up to where it splits off, and a
 context copy on the tokens that it repeats. T_crit is of one rollout: the answers to a prompt run beside each other
@@ -16,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from .records import Group, Kind, Rollout, Stop
+from .records import Cost, Group, Kind, Rollout, Stop
 
 _DECODED = (Kind.SAMPLED, Kind.PROBE)
 
@@ -27,9 +26,10 @@ def answer_tokens(group: Group) -> list[int]:
     return [_tokens(group, used_tokens(group, (Rollout((leaf,)),)), (Kind.SAMPLED,)) for leaf in answers]
 
 
-def flat_kv_tokens(group: Group) -> int:
-    """T_flat: KV tokens that decoding would read if each answer of the group were one sequence after its prompt."""
-    return sum(n * len(group.segments[0]) + n * (n - 1) // 2 for n in answer_tokens(group))
+def flat_cost(group: Group) -> Cost:
+    """What flat sampling of the same answers would decode (T_traj) and read of the KV cache (T_flat)."""
+    tokens, prompt = answer_tokens(group), len(group.segments[0])
+    return Cost(decoded=sum(tokens), kv_read=sum(n * prompt + n * (n - 1) // 2 for n in tokens))
 
 
 def answer_leaves(group: Group, rollout: Rollout) -> list[int]:
@@ -91,19 +91,9 @@ def used_tokens(group: Group, rollouts: Sequence[Rollout] | None = None) -> dict
     return used
 
 
-def token_saving(decoded: int, trajectory: int) -> float:
-    """1 - T_dec / T_traj; 0 for flat sampling, negative where more was discarded than shared."""
-    return 1 - decoded / trajectory if trajectory else 0.0
-
-
-def parallel_saving(critical: int, decoded: int) -> float:
-    """1 - T_crit / T_dec: the share of the decoding that ran beside other decoding."""
-    return 1 - critical / decoded if decoded else 0.0
-
-
-def kv_saving(kv_read: int, flat: int) -> float:
-    """1 - T_kv / T_flat: what short contexts and shared tokens save in reading the KV cache; 0 for flat sampling."""
-    return 1 - kv_read / flat if flat else 0.0
+def saving(spent: int, otherwise: int) -> float:
+    """1 - spent / otherwise: 0 where nothing is saved, negative where more is spent, on discarded tokens say."""
+    return 1 - spent / otherwise if otherwise else 0.0
 
 
 def level_saving(widths: Sequence[int]) -> float:
@@ -111,7 +101,7 @@ def level_saving(widths: Sequence[int]) -> float:
 
     widths: segments at each level, the leaves last.
     """
-    return token_saving(sum(widths), len(widths) * widths[-1])
+    return saving(sum(widths), len(widths) * widths[-1])
 
 
 def _tokens(group: Group, used: Mapping[int, int], kinds: Collection[Kind]) -> int:

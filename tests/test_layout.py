@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,17 @@ def test_one_file_imports_vllm() -> None:
     assert users <= {"rollout/engines/vllm_colocated.py"}
 
 
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_training_imports_trl_without_its_vllm() -> None:
+    loaded = run_python(
+        "import sys\n"
+        "from trl import import_utils\n"
+        "from laconic.train.trl_trainer import GRPOTrainer\n"
+        "print('vllm' in sys.modules, import_utils.is_vllm_available())"
+    )
+    assert loaded.split()[-2:] == ["False", "True"]
+
+
 def test_one_file_subclasses_trl() -> None:
     users = {path.relative_to(ROOT).as_posix() for path in package_files() if subclasses_trl(path)}
     assert users == {"train/trainer.py"}
@@ -128,7 +140,7 @@ def subclasses_trl(path: Path) -> bool:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = {"trl"}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "trl":
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("trl", "trl_trainer"):
             names |= {alias.asname or alias.name for alias in node.names}
     bases = [base for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases]
     return any(isinstance(inner, ast.Name) and inner.id in names for base in bases for inner in ast.walk(base))

@@ -26,15 +26,7 @@ from ..rewards.shaping.base import Responses
 from ..rewards.shaping.checks import SAME, correct_dominance, length_only_signal, length_only_wrong
 from ..rewards.verdict import Verdict
 from ..rollout.records import Cost, Group, Stop
-from ..rollout.savings import (
-    answer_tokens,
-    critical_tokens,
-    decoded_tokens,
-    flat_kv_tokens,
-    kv_saving,
-    parallel_saving,
-    token_saving,
-)
+from ..rollout.savings import answer_tokens, critical_tokens, decoded_tokens, flat_cost, saving
 from .alarms import active_key
 from .experience import Experience, failed_share
 from .responses import Scene, responses_of, trained_ids
@@ -47,10 +39,8 @@ class Facts:
     prompts: dict[int, bytes]
     """Group id -> the bytes of its prompt's token ids."""
     cost: Cost
-    trajectory: int
-    """T_traj, summed over groups."""
-    flat_kv: int
-    """T_flat, summed over groups."""
+    flat: Cost
+    """What flat sampling of the same answers would cost: T_traj and T_flat."""
     group_N: NDArray[np.int64]
     """Group ids."""
     right_N: NDArray[np.bool_]
@@ -131,8 +121,7 @@ def facts_of(experience: Experience, tokenizer: Any = None, bands: Mapping[str, 
     return Facts(
         prompts={group.id: group.segments[0].ids.tobytes() for group in groups},
         cost=sum((group.cost for group in groups), Cost()),
-        trajectory=sum(sum(answer_tokens(group)) for group in groups),
-        flat_kv=sum(map(flat_kv_tokens, groups)),
+        flat=sum(map(flat_cost, groups), Cost()),
         group_N=np.array([group.id for group in groups for _ in group.rollouts], np.int64),
         right_N=experience.right_N,
         length_N=experience.length_N,
@@ -161,8 +150,7 @@ def merge(parts: Sequence[Facts]) -> Facts:
     return Facts(
         prompts=dict(sorted(prompts.items())),
         cost=sum((part.cost for part in parts), Cost()),
-        trajectory=sum(part.trajectory for part in parts),
-        flat_kv=sum(part.flat_kv for part in parts),
+        flat=sum((part.flat for part in parts), Cost()),
         **{name: column[order] for name, column in columns.items()},
     )
 
@@ -178,11 +166,11 @@ def outcome_metrics(sampled: Facts) -> dict[str, float]:
             "tokens/prefilled": sampled.cost.prefilled,
             "tokens/cached": sampled.cost.cached,
             "tokens/kv_read": sampled.cost.kv_read,
-            "tokens/trajectories": sampled.trajectory,
+            "tokens/trajectories": sampled.flat.decoded,
             "tokens/critical": _mean(sampled.critical_N),
-            "tokens/saved": token_saving(sampled.cost.decoded, sampled.trajectory),
-            "tokens/parallel_saved": parallel_saving(int(sampled.critical_N.sum()), int(sampled.decoded_N.sum())),
-            "tokens/kv_saved": kv_saving(sampled.cost.kv_read, sampled.flat_kv),
+            "tokens/saved": saving(sampled.cost.decoded, sampled.flat.decoded),
+            "tokens/parallel_saved": saving(int(sampled.critical_N.sum()), int(sampled.decoded_N.sum())),
+            "tokens/kv_saved": saving(sampled.cost.kv_read, sampled.flat.kv_read),
             "outcome/accuracy": float(right_N.mean()),
             "outcome/unreadable": float((sampled.verdict_N == str(Verdict.UNREADABLE)).mean()),
             "outcome/verifier_failed": failed_share(sampled.verdict_N),

@@ -23,16 +23,7 @@ from ..eval.wording import count, percent
 from ..rewards.verdict import Verdict
 from ..rollout.branches import Branch, Stretch, branches, stretches
 from ..rollout.records import Cost, Kind
-from ..rollout.savings import (
-    answer_tokens,
-    critical_tokens,
-    decoded_tokens,
-    flat_kv_tokens,
-    kv_saving,
-    parallel_saving,
-    token_saving,
-    used_tokens,
-)
+from ..rollout.savings import critical_tokens, decoded_tokens, flat_cost, saving, used_tokens
 from .rollout_log import SavedGroup
 
 LEGEND = (
@@ -123,7 +114,7 @@ def totals_of(saved: Sequence[SavedGroup]) -> Totals:
     """The counters of some groups."""
     groups = [one.group for one in saved]
     rollouts = [(group, rollout) for group in groups for rollout in group.rollouts]
-    cost, trajectories = sum((group.cost for group in groups), Cost()), sum(sum(answer_tokens(one)) for one in groups)
+    cost, flat = sum((group.cost for group in groups), Cost()), sum(map(flat_cost, groups), Cost())
     critical = sum(critical_tokens(group, rollout) for group, rollout in rollouts)
     verdicts = [outcome.verdict for one in saved for outcome in one.outcomes if outcome.verdict is not None]
     return Totals(
@@ -133,11 +124,11 @@ def totals_of(saved: Sequence[SavedGroup]) -> Totals:
         judged=len(verdicts),
         right=verdicts.count(Verdict.RIGHT),
         cost=cost,
-        trajectories=trajectories,
+        trajectories=flat.decoded,
         critical=critical / max(len(rollouts), 1),
-        tokens_saved=token_saving(cost.decoded, trajectories),
-        parallel_saved=parallel_saving(critical, sum(decoded_tokens(group, rollout) for group, rollout in rollouts)),
-        kv_saved=kv_saving(cost.kv_read, sum(map(flat_kv_tokens, groups))),
+        tokens_saved=saving(cost.decoded, flat.decoded),
+        parallel_saved=saving(critical, sum(decoded_tokens(group, rollout) for group, rollout in rollouts)),
+        kv_saved=saving(cost.kv_read, flat.kv_read),
     )
 
 

@@ -27,7 +27,6 @@ from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from trl import GRPOTrainer
 
 from ..errors import RunError
 from ..eval.tasks import Problem
@@ -72,6 +71,7 @@ from .samplers import Round
 from .saving import read_states, save_together, write_state
 from .settings import Settings
 from .trl_config import grpo_config
+from .trl_trainer import GRPOTrainer
 
 REPLACED = (
     "get_train_dataloader",

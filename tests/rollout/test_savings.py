@@ -13,11 +13,9 @@ from laconic.rollout.savings import (
     answer_tokens,
     critical_tokens,
     decoded_tokens,
-    flat_kv_tokens,
-    kv_saving,
+    flat_cost,
     level_saving,
-    parallel_saving,
-    token_saving,
+    saving,
     used_tokens,
 )
 
@@ -57,7 +55,7 @@ def test_a_tree_counts_shared_tokens_once_for_each_leaf_below() -> None:
     assert [critical_tokens(group, rollout) for rollout in group.rollouts] == [8, 9, 8]
     assert [decoded_tokens(group, rollout) for rollout in group.rollouts] == [8, 9, 8]
     assert used_tokens(group, group.rollouts[2:]) == {0: 2, 1: 2, 4: 6}
-    assert token_saving(18, 25) == pytest.approx(1 - 18 / 25)
+    assert saving(18, 25) == pytest.approx(1 - 18 / 25)
 
 
 def test_chunks_wait_for_what_they_carry_over() -> None:
@@ -81,14 +79,14 @@ def test_threads_run_beside_each_other_and_the_join_waits_for_the_longest() -> N
         (4, 27, Kind.SAMPLED, 3),
     )
     assert critical_tokens(group) == 10 + 20 + 3
-    assert parallel_saving(critical_tokens(group), 40) == pytest.approx(1 - 33 / 40)
+    assert saving(critical_tokens(group), 40) == pytest.approx(1 - 33 / 40)
 
 
 def test_a_flat_group_saves_nothing() -> None:
     group = grow((0, 2, Kind.SAMPLED, 5), (0, 2, Kind.SAMPLED, 7))
     group = group.replace(leaves=(Leaf(0, 1), Leaf(1, 2)), rollouts=(Rollout((0,)), Rollout((1,))))
-    assert token_saving(12, sum(answer_tokens(group))) == 0 and critical_tokens(group) == 7
-    assert token_saving(0, 0) == 0 and parallel_saving(0, 0) == 0
+    assert saving(12, sum(answer_tokens(group))) == 0 and critical_tokens(group) == 7
+    assert saving(0, 0) == 0
 
 
 def test_the_critical_path_of_a_rollout_is_not_that_of_the_answers_beside_it() -> None:
@@ -147,7 +145,6 @@ def test_kv_saving_counts_against_each_answer_as_one_sequence() -> None:
     chunks = grow((0, 2, Kind.SAMPLED, 10), (0, 2, Kind.CONTEXT_COPY, 4, (1, 6, 10)), (2, 4, Kind.SAMPLED, 10))
     chunks = chunks.replace(leaves=(Leaf(0, 3),), rollouts=(Rollout((0,)),))
     assert answer_tokens(chunks) == [20]
-    assert flat_kv_tokens(chunks) == sum(2 + before for before in range(20))
+    assert flat_cost(chunks).kv_read == sum(2 + before for before in range(20))
     read = sum(2 + before for before in range(10)) + sum(2 + 4 + before for before in range(10))
-    assert kv_saving(read, flat_kv_tokens(chunks)) == pytest.approx(1 - 170 / 230)
-    assert kv_saving(0, 0) == 0
+    assert saving(read, flat_cost(chunks).kv_read) == pytest.approx(1 - 170 / 230)

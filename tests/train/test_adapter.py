@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from tiny_trainer import PROBLEMS, even_is_right
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -20,8 +21,6 @@ from typer.testing import CliRunner
 from laconic.cli import app
 from laconic.errors import ConfigError, DataError
 from laconic.eval.model_spec import ModelSpec
-from laconic.eval.tasks import Problem
-from laconic.rewards.verdict import Item, Judgement, Verdict
 from laconic.train.adapter import Lora, linear_layers, merge
 from laconic.train.checkpoint import latest_checkpoint
 from laconic.train.derived import estimate_memory
@@ -49,13 +48,8 @@ SMALL = (
     "save.rollouts_every=0",
     "steps=2",
 )
-PROBLEMS = [Problem(f"p{index}", f"{index % 10}+{index // 10}=", "0", "test") for index in range(30)]
 Make = Callable[..., LaconicTrainer]
 IDS = torch.arange(2, 20)[None]
-
-
-def even_is_right(items: Sequence[Item]) -> list[Judgement]:
-    return [Judgement(Verdict.WRONG if len(item.response) % 2 else Verdict.RIGHT) for item in items]
 
 
 def settings_of(model: Path, *overrides: str) -> Settings:

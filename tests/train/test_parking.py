@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny_trainer import CONFIGS, PROBLEMS, Train, even_is_right
 
 from laconic.errors import ConfigError
-from laconic.eval.tasks import Problem
-from laconic.rewards.verdict import Item, Judgement, Verdict
 from laconic.train.checkpoint import latest_checkpoint
 from laconic.train.checks import check_settings
 from laconic.train.forward import score
@@ -25,7 +23,6 @@ from laconic.train.run import engine_maker
 from laconic.train.settings import load_settings
 from laconic.train.trainer import LaconicTrainer
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "methods"
 SMALL = (
     "rollout.prompts_per_step=4",
     "rollout.group_size=4",
@@ -37,12 +34,6 @@ SMALL = (
     "save.rollouts_every=0",
     "steps=6",
 )
-PROBLEMS = [Problem(f"p{index}", f"{index % 10}+{index // 10}=", "0", "test") for index in range(30)]
-Train = Callable[..., LaconicTrainer]
-
-
-def even_is_right(items: Sequence[Item]) -> list[Judgement]:
-    return [Judgement(Verdict.WRONG if len(item.response) % 2 else Verdict.RIGHT) for item in items]
 
 
 def settings_of(model: object, *overrides: str, config: str = "grpo") -> Any:

@@ -13,7 +13,7 @@ from laconic.rollout.drivers.threads import listed_numbers, parallel_reward, thr
 from laconic.rollout.engines.fake import ScriptedEngine
 from laconic.rollout.engines.transformers import TransformersEngine
 from laconic.rollout.records import Kind, Stop
-from laconic.rollout.savings import critical_tokens, parallel_saving
+from laconic.rollout.savings import critical_tokens, saving
 from laconic.rollout.scheduler import run_groups
 from laconic.train.model_files import PACKAGED
 
@@ -233,4 +233,4 @@ def test_the_tiny_thinker_checks_its_work_in_parallel_on_the_embedded_engine():
         assert np.isfinite(np.concatenate(scored)).all()
     assert np.mean(right) > 0.7
     decoded = sum(group.cost.decoded for group in groups)
-    assert parallel_saving(sum(critical_tokens(group) for group in groups), decoded) > 0
+    assert saving(sum(critical_tokens(group) for group in groups), decoded) > 0

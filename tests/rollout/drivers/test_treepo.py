@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from trees import prompt_group
 
 from laconic.errors import ConfigError
+from laconic.rollout import savings
 from laconic.rollout.drivers.tree_fallback import Ending
 from laconic.rollout.drivers.treepo import TreePODriver
 from laconic.rollout.engines.fake import ScriptedEngine
 from laconic.rollout.records import Kind, Stop
-from laconic.rollout.savings import answer_tokens, token_saving
+from laconic.rollout.savings import answer_tokens
 from laconic.rollout.scheduler import run_groups
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz\\{}0123456789."
@@ -58,7 +59,7 @@ FOREVER = [3] * 10_000
 def test_widths_and_savings_of_trees_in_which_nothing_ends_early(changes, widths, saving):
     group = roll_out(driver(**changes), FOREVER)
     assert level_sizes(group) == widths and group.cost.decoded == 4 * sum(widths)
-    assert token_saving(group.cost.decoded, sum(answer_tokens(group))) == pytest.approx(saving, abs=5e-6)
+    assert savings.saving(group.cost.decoded, sum(answer_tokens(group))) == pytest.approx(saving, abs=5e-6)
     assert all(group.truncated(leaf) for leaf in group.leaves)
     assert [leaf.weight for leaf in group.leaves] == pytest.approx([1 / len(group.leaves)] * len(group.leaves))
 
