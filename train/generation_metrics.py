@@ -26,7 +26,7 @@ from ..rewards.shaping.base import Responses
 from ..rewards.shaping.checks import SAME, correct_dominance, length_only_signal, length_only_wrong
 from ..rewards.verdict import Verdict
 from ..rollout.records import Cost, Group, Stop
-from ..rollout.savings import answer_tokens, critical_tokens, decoded_tokens, flat_cost, saving
+from ..rollout.savings import critical_tokens, decoded_tokens, flat_cost, saving
 from .alarms import active_key
 from .experience import Experience, failed_share
 from .responses import Scene, responses_of, trained_ids
