@@ -25,7 +25,10 @@ from laconic.eval.paired import compare_runs
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ["demo.py", "configs/quickstart.yaml", "train/thinker/weights/model.safetensors", "eval/paired.py"]
-SOURCES += [f"train/{name}.py" for name in ("trainer", "experience", "rows", "packed", "forward", "trl_config")]
+SOURCES += [
+    f"train/{name}.py"
+    for name in ("trainer", "rounds", "experience", "updates", "rows", "packed", "forward", "trl_config")
+]
 SOURCES += ["train/truncation/dot.py", "train/credit/grpo.py", "train/objectives/clip.py", "train/samplers/uniform.py"]
 SOURCES += [f"rollout/{name}.py" for name in ("scheduler", "records", "noise", "drivers/flat")]
 SOURCES += EMBEDDED_ENGINE

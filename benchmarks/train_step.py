@@ -38,9 +38,16 @@ from laconic.train.load_model import load_model
 from laconic.train.run import engine_maker
 from laconic.train.settings import load_settings
 from laconic.train.trainer import LaconicTrainer
+from laconic.train.updates import updates_of
 
-SOURCES = ["train/trainer.py", "train/experience.py", "train/rows.py", "train/forward.py", "kernels/logprob_head.py"]
-SOURCES += ["train/objectives/clip.py", "rollout/scheduler.py", *EMBEDDED_ENGINE, "rewards/pool.py"]
+SOURCES = [f"train/{name}.py" for name in ("trainer", "rounds", "experience", "updates", "rows", "forward")]
+SOURCES += [
+    "kernels/logprob_head.py",
+    "train/objectives/clip.py",
+    "rollout/scheduler.py",
+    *EMBEDDED_ENGINE,
+    "rewards/pool.py",
+]
 PROMPTS, GROUP, CAP, STEPS = 4, 16, 640, 2
 CONFIG = Path(__file__).parents[1] / "configs/methods/grpo.yaml"
 
@@ -117,7 +124,7 @@ def largest_difference(ours: LaconicTrainer, theirs: Any) -> dict[str, float]:
     theirs.model.zero_grad()
     experience = ours._collect()
     loss_ours = 0.0
-    for pack in ours._pack(experience)[0]:
+    for pack in updates_of(ours, experience)[0]:
         loss = ours._compute_loss(ours.model, pack)
         loss.backward()
         loss_ours += float(loss.detach())

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from ..rollout.driver import RolloutDriver
 from ..rollout.drivers.sized import SizedDriver
-from ..rollout.records import Group
+from ..rollout.records import Group, prompt_group
+from ..rollout.scheduler import run_or_park
 from .adapter import causal_lm
 from .experience import Experience, judge, passing_groups, truncate
+from .interrupt import Interrupted
 from .parking import waiting_ids
 from .samplers import Outcome, Round
 from .samplers.gradient_norms import embedding_norms
@@ -61,7 +63,7 @@ def sample_rounds(trainer: LaconicTrainer) -> Sampled:
     ask: Round | None = sampler.ask(rollout.prompts_per_step, rollout.group_size, len(waiting))
     while ask is not None:
         with trainer._phase("rollout"):
-            new = trainer._roll_out(ask, first_id)
+            new = roll_out(trainer, ask, first_id)
             first_id += len(ask.indices)
         with trainer._phase("judge"):
             mine = sorted([*spare, *new], key=lambda group: group.id)
@@ -80,6 +82,45 @@ def sample_rounds(trainer: LaconicTrainer) -> Sampled:
         ask = sampler.ask_again(rollout.prompts_per_step, rollout.group_size, len(passed))
     sampler.record(passed=len(trained.intersection(passed)), sampled=len(trained))
     return Sampled(join(judged), join(candidates), sorted(passed), tuple(groups), len(waiting))
+
+
+def roll_out(trainer: LaconicTrainer, ask: Round, first_id: int = 0) -> list[Group]:
+    """Sample one group for each of this rank's share of these problems, and go on with those that were parked.
+
+    Returns the finished ones. Under ``rollout.park_after`` others wait in ``trainer.parked``, and where no rank has a
+    finished one, decoding goes on.
+    """
+    groups = [
+        prompt_group(first_id + number, trainer.problems[index].id, trainer.prompts.at(index, trainer.generation))
+        for number, index in trainer.ranks.mine(ask.indices)
+    ]
+    driver = driver_for(trainer, ask, first_id)
+    parked = [one for one in trainer.parked if not one.finished]
+    trainer.engine.sync(None, trainer.state.global_step)
+
+    def progress(decoded: int, finished: int) -> None:
+        if trainer.stop_requested:
+            raise Interrupted
+        if trainer.on_tokens is not None:
+            trainer.on_tokens(decoded, finished)
+
+    seed, cap, finished = trainer.settings.seed, trainer.settings.rollout.park_after, groups
+    while True:
+        try:
+            finished, parked = run_or_park(
+                driver, trainer.engine, groups, seed=seed, step=trainer.generation, park_after=cap, parked=parked,
+                progress=progress,
+            )  # fmt: skip
+        except Interrupted:
+            assert trainer.stop_requested
+        # A rank that had finished its rollouts when Ctrl-C came stops with the others.
+        if trainer.ranks.any(trainer.stop_requested):
+            trainer.stop_requested = True
+            raise Interrupted
+        if not cap or trainer.ranks.any(bool(finished)):
+            trainer.parked = parked
+            return finished
+        groups = []
 
 
 def join(parts: Sequence[Experience]) -> Experience:

@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,15 +33,13 @@ from ..kernels.logprob_head import add_logprob_head
 from ..rollout.driver import RolloutDriver
 from ..rollout.engines.protocol import Engine
 from ..rollout.parked import Parked
-from ..rollout.records import Group, prompt_group
-from ..rollout.scheduler import run_or_park
 from .adapter import causal_lm, fingerprint
 from .alarms import Alarms
 from .checkpoint import latest_checkpoint
 from .compose import first_states, state_metrics
-from .critic import add_value_head, critic_of, with_advantages
-from .experience import Experience, Judge, credit, imitation, select_rollouts, shape, states_after
-from .forward import score, score_all, with_old_log_probs
+from .critic import add_value_head, critic_of
+from .experience import Experience, Judge, credit, select_rollouts, shape, states_after
+from .forward import score_all
 from .generation_metrics import (
     Facts,
     average_packs,
@@ -54,7 +51,6 @@ from .generation_metrics import (
     term_metrics,
     training_metrics,
 )
-from .interrupt import Interrupted
 from .load_model import sampled_words
 from .metrics_log import MetricsLog
 from .mismatch import Trust
@@ -65,13 +61,12 @@ from .prompts import Prompts
 from .ranks import Ranks
 from .responses import Scene
 from .rollout_log import write_rollouts
-from .rounds import driver_for, sample_rounds
-from .rows import Totals, flatten, to_packs, totals_of
-from .samplers import Round
+from .rounds import sample_rounds
 from .saving import read_states, save_together, write_state
 from .settings import Settings
 from .trl_config import grpo_config
 from .trl_trainer import GRPOTrainer
+from .updates import updates_of
 
 REPLACED = (
     "get_train_dataloader",
@@ -183,7 +178,7 @@ class LaconicTrainer(GRPOTrainer):
         if update == 0:
             self._update_metrics = []
             self._boundary_state = self.sampler.state_dict()
-            self._updates = self._pack(self._collect())
+            self._updates = updates_of(self, self._collect())
         return self._updates[update]
 
     def _collect(self) -> Experience:
@@ -231,91 +226,6 @@ class LaconicTrainer(GRPOTrainer):
     def _on_all_ranks(self, group_ids: Sequence[int]) -> list[int]:
         """These groups of all ranks, in the order in which one rank alone would have them."""
         return sorted(number for ids in self.ranks.gather(group_ids) for number in ids)
-
-    def _roll_out(self, ask: Round, first_id: int = 0) -> list[Group]:
-        """Sample one group for each of this rank's share of these problems, and go on with those that were parked.
-
-        Returns the finished ones. Under ``rollout.park_after`` others wait in ``parked``, and where no rank has a
-        finished one, decoding goes on.
-        """
-        groups = [
-            prompt_group(first_id + number, self.problems[index].id, self.prompts.at(index, self.generation))
-            for number, index in self.ranks.mine(ask.indices)
-        ]
-        driver = driver_for(self, ask, first_id)
-        parked = [one for one in self.parked if not one.finished]
-        self.engine.sync(None, self.state.global_step)
-
-        def progress(decoded: int, finished: int) -> None:
-            if self.stop_requested:
-                raise Interrupted
-            if self.on_tokens is not None:
-                self.on_tokens(decoded, finished)
-
-        seed, cap, finished = self.settings.seed, self.settings.rollout.park_after, groups
-        while True:
-            try:
-                finished, parked = run_or_park(
-                    driver, self.engine, groups, seed=seed, step=self.generation, park_after=cap, parked=parked,
-                    progress=progress,
-                )  # fmt: skip
-            except Interrupted:
-                assert self.stop_requested
-            # A rank that had finished its rollouts when Ctrl-C came stops with the others.
-            if self.ranks.any(self.stop_requested):
-                self.stop_requested = True
-                raise Interrupted
-            if not cap or self.ranks.any(bool(finished)):
-                self.parked = parked
-                return finished
-            groups = []
-
-    def _pack(self, experience: Experience) -> list[list[PackedBatch]]:
-        """``updates_per_batch`` updates of whole groups each, gone through ``epochs`` times."""
-        optim, objective = self.settings.optim, self.settings.objective
-        with self._phase("pack"):
-            updates = []
-            everywhere = self._on_all_ranks([group.id for group in experience.groups])
-            for part in np.array_split(np.array(everywhere), optim.updates_per_batch):
-                chosen = experience.only(set(part.tolist()))
-                advantage_N = chosen.reward_N if critic_of(self.settings) else chosen.advantage_N
-                assert advantage_N is not None
-                rows = flatten(
-                    chosen.groups,
-                    advantage_N,
-                    normalizer=objective.normalizer,
-                    max_completion=self.settings.rollout.max_completion,
-                    keep_all=objective.touches_all_tokens,
-                    totals=sum(self.ranks.gather(totals_of(chosen.groups)), Totals()),
-                    token_advantage=None if critic_of(self.settings) else chosen.token_advantage,
-                    nll_N=imitation(chosen, getattr(objective, "nll", 0.0), self.ranks.gather),
-                )
-                updates.append(to_packs(rows, optim.micro_batch_tokens))
-        forward = sum(len(pack) for packs in updates for pack in packs)
-        self._generation_metrics["tokens/forward"] = sum(self.ranks.gather(forward))
-        if objective.old == "recompute":
-            device = self.accelerator.device
-            with self._phase("old"), self.accelerator.autocast():
-                updates = [[with_old_log_probs(self.model, pack, device) for pack in packs] for packs in updates]
-        if objective.kl:
-            with self._phase("reference"):
-                updates = [[self._with_reference(pack) for pack in packs] for packs in updates]
-        if critic_of(self.settings):
-            with self._phase("value"), self.accelerator.autocast():
-                updates = with_advantages(self, updates)
-        return updates * optim.epochs
-
-    @torch.no_grad()
-    def _with_reference(self, pack: PackedBatch) -> PackedBatch:
-        model, adapter = self.ref_model, nullcontext()
-        if model is None:
-            # With PEFT the reference is the policy without its adapter.
-            model, adapter = self.model, self.accelerator.unwrap_model(self.model).disable_adapter()
-        with adapter, self.accelerator.autocast():
-            index_M, log_probs_M, _ = score(model, pack, self.accelerator.device)
-        ref_logp = np.full(len(pack), np.nan, np.float32)
-        ref_logp[index_M] = log_probs_M.float().cpu().numpy()
-        return replace(pack, ref_logp=ref_logp)
 
     # -- update ---------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from laconic.errors import ConfigError, DataError, RunError
 from laconic.rewards.verdict import Item, Judgement, Verdict
+from laconic.train import updates
 from laconic.train.checkpoint import find_defect, latest_checkpoint, step_of
 from laconic.train.forward import score
 from laconic.train.hub.trained_run import check_up_to_date
@@ -28,6 +29,7 @@ from laconic.train.objectives import Clip, LossInputs, LossOutputs
 from laconic.train.saving import export
 from laconic.train.thinker.tokenizer import build_tokenizer
 from laconic.train.trainer import LaconicTrainer
+from laconic.train.updates import updates_of
 
 
 def nothing_is_right(items: Sequence[Item]) -> list[Judgement]:
@@ -139,11 +141,11 @@ def test_a_loss_or_gradient_that_is_no_number_stops_the_run_before_the_optimizer
     assert equal(weights(trainer), saved.state_dict())
 
 
-def test_the_reference_starts_as_the_policy_itself(make: Train) -> None:
+def test_the_reference_starts_as_the_policy_itself(make: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make("grpo", "objective.kl=0.1", "optim.updates_per_batch=2")
     references = []
-    reference = trainer._with_reference
-    trainer._with_reference = lambda pack: references.append(reference(pack)) or references[-1]
+    score = updates._with_reference
+    monkeypatch.setattr(updates, "_with_reference", lambda *given: references.append(score(*given)) or references[-1])
     trainer.train()
     averages = trainer._update_metrics
     assert trainer.ref_model is not None and trainer.ref_model is not trainer.model
@@ -163,9 +165,9 @@ def test_the_trainer_scores_what_the_engine_sampled_at_its_temperature(make: Tra
     experience = trainer._collect()
     reported = np.concatenate([s.logp for group in experience.groups for s in group.segments[1:]])
     assert np.isfinite(reported).all() and reported.min() < -2
-    recomputed = trainer._pack(experience)[0]
+    recomputed = updates_of(trainer, experience)[0]
     trainer.settings = replace(trainer.settings, objective=Clip(old="engine"))
-    for ours, engine in zip(recomputed, trainer._pack(experience)[0], strict=True):
+    for ours, engine in zip(recomputed, updates_of(trainer, experience)[0], strict=True):
         scored = ours.scored
         assert scored.sum() > 10
         np.testing.assert_allclose(ours.old_logp[scored], engine.old_logp[scored], atol=1e-4)
