@@ -30,7 +30,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from laconic.benchmarks.claim import EMBEDDED_ENGINE, interleaved, write_claims
+from laconic.benchmarks.claim import EMBEDDED_ENGINE, TRAINING_STEP, interleaved, write_claims
 from laconic.eval.tasks.load import load_problems
 from laconic.rewards.pool import VerifierPool
 from laconic.rewards.verdict import Item
@@ -40,14 +40,8 @@ from laconic.train.settings import load_settings
 from laconic.train.trainer import LaconicTrainer
 from laconic.train.updates import updates_of
 
-SOURCES = [f"train/{name}.py" for name in ("trainer", "rounds", "experience", "updates", "rows", "forward")]
-SOURCES += [
-    "kernels/logprob_head.py",
-    "train/objectives/clip.py",
-    "rollout/scheduler.py",
-    *EMBEDDED_ENGINE,
-    "rewards/pool.py",
-]
+SOURCES = [*TRAINING_STEP, "kernels/logprob_head.py", "train/objectives/clip.py", "rollout/scheduler.py"]
+SOURCES += [*EMBEDDED_ENGINE, "rewards/pool.py"]
 PROMPTS, GROUP, CAP, STEPS = 4, 16, 640, 2
 CONFIG = Path(__file__).parents[1] / "configs/methods/grpo.yaml"
 
