@@ -2,6 +2,7 @@
 
     benchmarks/results/*.json                   what the benchmark scripts measured
     train/thinker/weights/evaluation.json       `laconic eval tiny-thinker -n 3000 --json`
+    train/methods.toml, results/learning/*.json the methods, see figures_learning.py
         -> the text between <!-- figures:begin NAME --> and <!-- figures:end --> in DOCUMENTS, docs/figures/*.png
 
 No figure is typed by hand, and what has no result file reads "not measured yet".
@@ -19,8 +20,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from laconic.benchmarks.claim import ROOT
+from laconic.benchmarks.figures_learning import by_section, catalogue, draw_methods, learning
 
-DOCUMENTS = ("README.md", "docs/results.md", "docs/dot.md", "train/thinker/weights/README.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/results.md",
+    "docs/dot.md",
+    "docs/methods/README.md",
+    "train/thinker/weights/README.md",
+)
 THINKER = Path("train/thinker/weights/evaluation.json")
 PICTURE = Path("docs/figures/demo.png")
 GROWTH = Path("docs/figures/delethink.png")
@@ -216,7 +224,7 @@ def thinker(root: Path) -> str:
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "demo": demo, "picture": picture, "growth": growth, "vllm": vllm, "bars": bars, "findings": findings,
-    "thinker": thinker,
+    "thinker": thinker, "learning": learning, "methods": by_section, "catalogue": catalogue,
 }  # fmt: skip
 
 
@@ -225,6 +233,7 @@ def draw(root: Path) -> None:
     (root / PICTURE).parent.mkdir(parents=True, exist_ok=True)
     _draw_demo(root)
     _draw_growth(root)
+    draw_methods(root)
 
 
 def _draw_growth(root: Path) -> None:
