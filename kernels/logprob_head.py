@@ -5,9 +5,9 @@
     entropy  = logsumexp(z) - sum_v softmax(z)_v z_v
 
 Hidden states are gathered at ``pred`` before the head, because where a tree branches several tokens are predicted
-from one position. The (M, V) logits never exist at once: trl's ``ChunkedLogProbFunction`` projects tiles of 4,096
-tokens x ``VOCAB_TILE`` words, folds them into running sums and recomputes them in the backward pass, with sums and
-gradients accumulated in float32. Logits of a tile have the dtype of the hidden states.
+from one position. The (M, V) logits never exist at once: ``fused_logprob`` projects tiles of tokens x words, folds them
+into running sums and recomputes them in the backward pass; logits, sums and gradients are accumulated in float32, or in
+float64 for a model in float64.
 
 The head lives inside ``model.forward``, so that the hooks of DDP, FSDP and ZeRO fire as for any forward. Scale, soft
 cap and gathering of a sharded head follow ``trl.trainer.utils.add_fused_lm_head`` (trl 1.16).
@@ -24,17 +24,15 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
-from trl.kernels import ChunkedLogProbFunction
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from ..errors import ConfigError
+from .fused_logprob import fused_logprob
 
 # Shapes: B rows, T tokens of a row, M scored tokens, H hidden size, V vocabulary
 
 VALUE_HEAD = "value_head"
 """A submodule of this name on the model gets the gathered hidden states too: its answer is ``value``."""
-VOCAB_TILE = 8192
-"""Words of a tile: 4,096 x 8,192 logits are 64 MiB in bfloat16 and 128 MiB in float32."""
 
 
 @dataclass
@@ -42,9 +40,9 @@ class LogProbOutput(ModelOutput):
     """What the patched forward returns with ``logprob_head=True``."""
 
     log_probs: Tensor | None = None
-    """Log-prob of each target in nats, float32 (M,)."""
+    """Log-prob of each target in nats, float32 (M,); float64 where the model is."""
     entropy: Tensor | None = None
-    """Entropy of the distribution it was drawn from in nats, float32 (M,)."""
+    """Entropy of the distribution it was drawn from in nats, likewise."""
     value: Tensor | None = None
     """What the model's value head says of the hidden state it was drawn from (M,); None without one."""
 
@@ -87,7 +85,7 @@ def add_logprob_head(model: PreTrainedModel, temperature: float = 1.0, vocabular
         head = _linear_head(self)
         hidden_MH = hidden_BTH.flatten(0, 1).index_select(0, pred.to(hidden_BTH.device)).to(head.weight.device)
         targets_M = targets.to(head.weight.device)
-        log_probs_M, entropy_M = _chunked(hidden_MH, head, targets_M, temperature, scale, soft_cap, vocabulary)
+        log_probs_M, entropy_M = _log_probs(hidden_MH, head, targets_M, temperature, scale, soft_cap, vocabulary)
         critic = getattr(self, VALUE_HEAD, None)
         value_M = None if critic is None else critic(hidden_MH)
         return LogProbOutput(log_probs=log_probs_M, entropy=entropy_M, value=value_M)
@@ -97,18 +95,17 @@ def add_logprob_head(model: PreTrainedModel, temperature: float = 1.0, vocabular
     vars(model)["logprob_head_forward"] = model.forward
 
 
-def _chunked(
+def _log_probs(
     hidden_MH: Tensor, head: nn.Linear, targets_M: Tensor, temperature: float, scale: float, soft_cap: float | None,
     vocabulary: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     weight, bias = _whole(head.weight), None if head.bias is None else _whole(head.bias)
     with maybe_gather_lm_head_ctx(weight, bias):
         weight, bias = weight[:vocabulary], None if bias is None else bias[:vocabulary]
-        tile = min(VOCAB_TILE, weight.shape[0])
-        log_probs_M, entropy_M, *_ = ChunkedLogProbFunction.apply(
-            hidden_MH, weight, bias, targets_M, temperature, tile, soft_cap, scale, ("entropy",)
-        )
-    return log_probs_M, entropy_M
+        return fused_logprob(
+            hidden_MH, weight, targets_M, bias=bias, temperature=temperature, scale=scale, soft_cap=soft_cap,
+            gather=maybe_gather_lm_head_ctx,
+        )  # fmt: skip
 
 
 def _whole(parameter: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from ..rollout.engines import ENGINES
 from .derived import per_prompt, positions, sharding, world_size
 from .model_config import Config
 from .model_files import linear_layers_on_disk, resolve_model
+from .packing.refusals import objection, of_model
 from .settings import Settings
 from .settings_io import name_of
 from .trl_keys import check_trl_keys
@@ -36,6 +37,7 @@ def check_settings(settings: Settings, config: Config | None) -> None:
     _check_parking(settings)
     _check_effects(settings)
     _check_critic(settings)
+    _check_packing(settings, config)
     check_trl_keys(settings.trl)
 
 
@@ -368,6 +370,17 @@ def _check_critic(settings: Settings) -> None:
             f"objective.value_warmup is {settings.objective.value_warmup} but the run has only {settings.steps} steps, "
             "and the policy learns nothing before the warm-up's end; lower it, or raise steps"
         )
+
+
+def _check_packing(settings: Settings, config: Config | None) -> None:
+    """What cannot be packed, where packing is asked for; ``auto`` uses rows then, and says so."""
+    if settings.optim.packing != "tree":
+        return
+    why_not = objection(settings.objective)
+    if why_not is None and config is not None:
+        why_not = of_model(config, settings.rollout.longest_context)
+    if why_not is not None:
+        raise ConfigError(f"optim.packing is tree, but {why_not}; set optim.packing=auto, which then uses rows")
 
 
 def _id(settings: Settings, field: str) -> str:

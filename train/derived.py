@@ -13,6 +13,7 @@ from ..eval.model_spec import ModelSpec
 from ..rollout.bounds import PerPrompt
 from .adapter import BITS, Lora
 from .model_config import Config
+from .packing.refusals import objection, of_model
 from .settings import RolloutSettings, Settings
 
 GIB = 2**30
@@ -78,6 +79,7 @@ def derive(settings: Settings, config: Config | None) -> list[str]:
         f"{micro_batches:,} micro-batches of {optim.micro_batch_tokens:,} tokens" + (" on each rank" * (ranks > 1)),
         f"longest row {rollout.max_prompt:,} + {row - rollout.max_prompt:,} = {row:,} tokens"
         + (f" of the model's {positions(config):,} positions" if positions(config) else ""),
+        _packing(settings, config),
         f"{settings.steps:,} steps: {settings.steps * updates:,} updates, at most "
         f"{settings.steps * rollouts_sampled(settings):,} rollouts and {settings.steps * tokens_sampled(settings):,} "
         "sampled tokens",
@@ -123,6 +125,17 @@ def estimate_memory(settings: Settings, spec: ModelSpec, activation_width: int) 
         activations=tokens * kept * activation_width,
         head=8 * min(1024, tokens) * spec.vocab,
     )
+
+
+def _packing(settings: Settings, config: Config | None) -> str:
+    """Whether the answers of a group may share a forward pass over what they have in common."""
+    why_not = "optim.packing is rows" if settings.optim.packing == "rows" else objection(settings.objective)
+    if why_not is None and config is not None:
+        why_not = of_model(config, settings.rollout.longest_context)
+    if why_not is not None:
+        return f"every answer is trained as a row of its own: {why_not}"
+    where = "" if settings.optim.packing == "tree" else " where that is faster"
+    return f"what the answers of a group share is trained once{where} (optim.packing {settings.optim.packing})"
 
 
 def _lora(settings: Settings) -> Lora | None:

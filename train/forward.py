@@ -1,7 +1,9 @@
 """Score a pack: log-probs and entropies of the tokens that the loss touches, by one forward pass of a model.
 
-The same function serves current, old and reference log-probs. Rows are padded on the right, and attention is causal,
-so no token of a row can see the padding: no attention mask is passed, which keeps the fast causal kernels.
+The same function serves current, old and reference log-probs, and both forms of a pack. Rows are padded on the right,
+and attention is causal, so no token of a row can see the padding: no attention mask is passed, which keeps the fast
+causal kernels. A pack with branches is one sequence, in which each token attends to its path
+(``packing/attention.py``).
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from torch import Tensor
 
 from ..kernels.logprob_head import LogProbOutput
 from .packed import I64, PackedBatch
+from .packing.attention import layout_of, path_mask, takes_trees
 
-# Shapes: N tokens of the pack, B rows, T tokens of the longest row, M scored tokens
+# Shapes: N tokens of the pack, B rows (1 with branches), T tokens of the longest row (N), M scored tokens
 
 
 def score(model: Any, pack: PackedBatch, device: torch.device | str) -> tuple[I64, Tensor, Tensor]:
@@ -24,7 +27,7 @@ def score(model: Any, pack: PackedBatch, device: torch.device | str) -> tuple[I6
 
     Args:
         model: a causal language model with ``add_logprob_head``, wrapped or not.
-        pack: in row layout (every row a single path).
+        pack: rows or trees; for trees the model has been given to ``use_tree_attention``.
         device: where the model's inputs go.
 
     Returns:
@@ -33,7 +36,7 @@ def score(model: Any, pack: PackedBatch, device: torch.device | str) -> tuple[I6
         entropy_M: entropy of the distribution each token was drawn from, float32, in nats.
 
     Raises:
-        ValueError: the pack has branches.
+        ValueError: the pack has branches, and the model doesn't know of trees.
     """
     index_M, outputs = score_all(model, pack, device)
     assert outputs.log_probs is not None and outputs.entropy is not None
@@ -42,19 +45,27 @@ def score(model: Any, pack: PackedBatch, device: torch.device | str) -> tuple[I6
 
 def score_all(model: Any, pack: PackedBatch, device: torch.device | str) -> tuple[I64, LogProbOutput]:
     """The same with all that the model's head says, values included where it has a value head."""
-    ids_BT, pos_BT, row_N, start_N = _pad(pack)
     index_M = np.flatnonzero(pack.scored)
-    pred_M = row_N[index_M] * ids_BT.shape[1] + pack.pred[index_M] - start_N[index_M]
 
     def to_device(values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
+    trees: dict[str, Any] = {}
+    if is_rows(pack):
+        ids_BT, pos_BT, row_N, start_N = _pad(pack)
+        pred_M = row_N[index_M] * ids_BT.shape[1] + pack.pred[index_M] - start_N[index_M]
+    elif takes_trees(model):
+        ids_BT, pos_BT, pred_M, layout = pack.ids[None], pack.pos[None], pack.pred[index_M], layout_of(pack)
+        trees = {"attention_mask": path_mask(layout).to(device), "tree": layout}
+    else:
+        raise ValueError("the pack has branches, but the model doesn't know of trees; call use_tree_attention first")
     outputs = model(
         input_ids=to_device(ids_BT),
         position_ids=to_device(pos_BT),
         pred=to_device(pred_M),
         targets=to_device(pack.ids[index_M]),
         logprob_head=True,
+        **trees,
     )
     return index_M, outputs
 
@@ -71,15 +82,18 @@ def with_old_log_probs(model: Any, pack: PackedBatch, device: torch.device | str
     return replace(pack, old_logp=old_logp)
 
 
+def is_rows(pack: PackedBatch) -> bool:
+    """Whether every tree of a pack is a single path."""
+    index_N = np.arange(len(pack))
+    return bool(np.all((pack.pred == index_N - 1) | (pack.pred < 0)))
+
+
 def _pad(pack: PackedBatch) -> tuple[I64, I64, I64, I64]:
     """Ids and positions as (B, T), and the row and the row's start of every token of the pack, (N,)."""
     spans = np.array(pack.trees, np.int64).reshape(-1, 2)
     starts, lengths = spans[:, 0], spans[:, 1] - spans[:, 0]
     row_N, start_N = np.repeat(np.arange(len(spans)), lengths), np.repeat(starts, lengths)
     column_N = np.arange(len(pack)) - start_N
-    if not np.array_equal(pack.pred, np.where(column_N == 0, -1, np.arange(len(pack)) - 1)):
-        raise ValueError("the pack has branches, but only packs in row layout can be padded; build it with to_packs")
-
     width = int(lengths.max())
     ids_BT = np.zeros((len(spans), width), np.int64)
     ids_BT[row_N, column_N] = pack.ids

@@ -37,6 +37,8 @@ class TrainingProgress(TrainerCallback):
         self.task = self.bar.add_task("training", total=self.steps, state="")
         self.rolling_since: float | None = None
         self.decoded = self.finished = 0
+        self.paths: set[str] = set()
+        """Ways of training that have been announced: rows, trees."""
 
     def on_tokens(self, decoded: int, finished: int) -> None:
         """Called by the scheduler while rollouts are under way, with what was added since the last call."""
@@ -63,6 +65,11 @@ class TrainingProgress(TrainerCallback):
             line += f"  VERIFIER FAILED on {logs['outcome/verifier_failed']:.1%}"
         if logs.get("groups/parked"):
             line += f"  {logs['groups/parked']} parked"
+        line += _packing(logs)
+        path = logs.get("pack/path", "none")
+        if path != "none" and path not in self.paths:
+            self.paths.add(path)
+            self.console.print(f"training on {path}: {logs['pack/why']}", soft_wrap=True)
         self.bar.update(self.task, completed=step, state=line)
         if not self.console.is_terminal and (step == 1 or step % self.lines_every == 0 or step == self.steps):
             seconds = sum(value for key, value in logs.items() if key.startswith("seconds/"))
@@ -70,3 +77,10 @@ class TrainingProgress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.stop()
+
+
+def _packing(logs: dict[str, Any]) -> str:
+    """How many times a shared token would have been trained, and what packing saved."""
+    if logs.get("pack/path") != "tree":
+        return ""
+    return f"  packed {logs['pack/ratio']:.2f}x, saved {logs['pack/saved_seconds']:.2f} s"

@@ -143,6 +143,9 @@ class OptimSettings:
     """How often the generation is gone through."""
     micro_batch_tokens: int = 16_384
     """Tokens of one forward and backward pass; bounds the activations."""
+    packing: Literal["auto", "rows", "tree"] = "auto"
+    """What the answers of a group share is trained once (``tree``), or in every answer (``rows``); the result is the
+    same. ``auto`` packs where objective and model allow and it is expected to be faster, and says which and why."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a fifth more time."""
     warmup_steps: int = 0

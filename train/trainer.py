@@ -56,6 +56,7 @@ from .metrics_log import MetricsLog
 from .mismatch import Trust
 from .objectives import LossInputs
 from .packed import PackedBatch, weightless
+from .packing.packer import Packer, saved_seconds
 from .parking import keep_surplus, parking_metrics, read_waiting
 from .prompts import Prompts
 from .ranks import Ranks
@@ -132,8 +133,11 @@ class LaconicTrainer(GRPOTrainer):
             # By that name peft would look for the base on the Hub at each save; a saved adapter has it all the same.
             self.model.peft_config["default"].base_model_name_or_path = None
         policy = causal_lm(self.model)
-        for scored in (policy, *([] if self.ref_model is None else [self.accelerator.unwrap_model(self.ref_model)])):
-            add_logprob_head(scored, settings.rollout.temperature, sampled_words(policy, tokenizer))
+        words = sampled_words(policy, tokenizer)
+        scored = [policy, *([] if self.ref_model is None else [self.accelerator.unwrap_model(self.ref_model)])]
+        for one in scored:
+            add_logprob_head(one, settings.rollout.temperature, words)
+        self.packer = Packer(settings, scored, words, ranks.gather, policy.device)
         self.engine = make_engine(policy)
         driver = settings.rollout.driver
         self.driver: RolloutDriver = driver.with_tokenizer(tokenizer) if hasattr(driver, "with_tokenizer") else driver
@@ -312,6 +316,7 @@ class LaconicTrainer(GRPOTrainer):
             packs = [pack for packs in self.ranks.gather(self._update_metrics) for pack in packs]
             logs = {"step": self.generation, **logs, **self._generation_metrics, **average_packs(packs)}
             logs |= self.alarms.judge(logs, speak=self.ranks.first)
+            logs |= {"pack/saved_seconds": saved_seconds(self._generation_metrics, self.seconds)}
             logs |= {f"seconds/{phase}": seconds for phase, seconds in self.seconds.items()}
             self.seconds = {}  # a save that follows counts to the next generation
             if self.metrics_log is not None:

@@ -1,6 +1,7 @@
 """From a generation's experience to the packs of its updates.
 
-    groups ──> updates_per_batch parts ──> flatten to rows ──> pack ──> old, reference, values as asked ──> x epochs
+    groups ──> updates_per_batch parts ──> flatten to rows ──> pack, as rows or trees
+           ──> old, reference, values as asked ──> x epochs
 
 What an objective needs beside the engine's log-probs is computed here, once per generation and before its first
 update: the trainer's own log-probs (``objective.old``), the reference's (``objective.kl``), values and advantages of a
@@ -20,7 +21,8 @@ from .critic import critic_of, with_advantages
 from .experience import Experience, imitation
 from .forward import score, with_old_log_probs
 from .packed import PackedBatch
-from .rows import Totals, flatten, to_packs, totals_of
+from .packing.packer import metrics_of
+from .rows import Row, Totals, flatten, totals_of
 
 if TYPE_CHECKING:
     from .trainer import LaconicTrainer
@@ -32,7 +34,9 @@ def updates_of(trainer: LaconicTrainer, experience: Experience) -> list[list[Pac
     with trainer._phase("pack"):
         everywhere = trainer._on_all_ranks([group.id for group in experience.groups])
         parts = np.array_split(np.array(everywhere), optim.updates_per_batch)
-        updates = [_packs(trainer, experience.only(set(part.tolist()))) for part in parts]
+        rows = [_rows(trainer, experience.only(set(part.tolist()))) for part in parts]
+        updates, choice = trainer.packer.packs(rows)
+    trainer._generation_metrics |= metrics_of(choice)
     forward = sum(len(pack) for packs in updates for pack in packs)
     trainer._generation_metrics["tokens/forward"] = sum(trainer.ranks.gather(forward))
     if objective.old == "recompute":
@@ -48,13 +52,13 @@ def updates_of(trainer: LaconicTrainer, experience: Experience) -> list[list[Pac
     return updates * optim.epochs
 
 
-def _packs(trainer: LaconicTrainer, chosen: Experience) -> list[PackedBatch]:
-    """The packs of one update on this rank; weights are normalised over all ranks."""
+def _rows(trainer: LaconicTrainer, chosen: Experience) -> list[Row]:
+    """The rows of one update on this rank; weights are normalised over all ranks."""
     settings, gather = trainer.settings, trainer.ranks.gather
     objective, critic = settings.objective, critic_of(settings)
     advantage_N = chosen.reward_N if critic else chosen.advantage_N  # a critic makes advantages of rewards
     assert advantage_N is not None
-    rows = flatten(
+    return flatten(
         chosen.groups,
         advantage_N,
         normalizer=objective.normalizer,
@@ -64,7 +68,6 @@ def _packs(trainer: LaconicTrainer, chosen: Experience) -> list[PackedBatch]:
         token_advantage=None if critic else chosen.token_advantage,
         nll_N=imitation(chosen, getattr(objective, "nll", 0.0), gather),
     )
-    return to_packs(rows, settings.optim.micro_batch_tokens)
 
 
 @torch.no_grad()

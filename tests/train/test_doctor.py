@@ -58,13 +58,13 @@ def test_a_disagreement_of_engine_and_trainer_is_found(monkeypatch):
 def test_what_the_log_prob_head_gets_wrong_is_found_though_the_plain_forward_is_right(monkeypatch):
     from laconic.kernels import logprob_head
 
-    chunked = logprob_head._chunked
+    fused = logprob_head._log_probs
 
     def wrong(*arguments):
-        log_probs_M, entropy_M = chunked(*arguments)
+        log_probs_M, entropy_M = fused(*arguments)
         return log_probs_M + 1e-3, entropy_M
 
-    monkeypatch.setattr(logprob_head, "_chunked", wrong)
+    monkeypatch.setattr(logprob_head, "_log_probs", wrong)
     check = check_agreement("x", random_model(tied=True))
     assert not check.passed and "1.0e-03 nats" in check.detail
 

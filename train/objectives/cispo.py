@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...errors import ConfigError
+from ...kernels.pg_loss import LossSpec
 from ..rows import Normalizer
 from .base import LossInputs, log_ratio, share
 from .policy import PolicyLoss, PolicyTerm
@@ -43,6 +44,9 @@ class Cispo(PolicyLoss):
                 f"objective.cap is {self.cap:g} but must be at least 1: it is the largest weight itself, not its "
                 "distance from 1, and below 1 it shrinks every token; the usual value is 5"
             )
+
+    def spec(self) -> LossSpec:
+        return LossSpec("cispo", cap=self.cap)
 
     def policy_term(self, inputs: LossInputs) -> PolicyTerm:
         ratio_M = log_ratio(inputs).exp()

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...errors import ConfigError
+from ...kernels.pg_loss import LossSpec
 from .base import LossInputs, log_ratio, share
 from .policy import PolicyLoss, PolicyTerm, check_epsilons
 
@@ -49,6 +50,11 @@ class Clip(PolicyLoss):
                 f"objective.delta is {self.delta:g} but must exceed 1 + epsilon_high = {1 + self.epsilon_high:g}; "
                 "raise it, or leave it out"
             )
+
+    def spec(self) -> LossSpec:
+        return LossSpec(
+            "clip", epsilon_low=self.epsilon_low, epsilon_high=self.epsilon_high, ceiling=self.delta
+        )  # fmt: skip
 
     def policy_term(self, inputs: LossInputs) -> PolicyTerm:
         ratio_M = log_ratio(inputs).exp()

@@ -29,6 +29,7 @@ from typing import ClassVar
 import torch
 
 from ...errors import ConfigError
+from ...kernels.pg_loss import LossSpec
 from ..rows import Normalizer
 from .base import LossInputs, log_ratio, share
 from .policy import PolicyLoss, PolicyTerm, check_epsilons
@@ -79,6 +80,12 @@ class Gppo(PolicyLoss):
                 "from objective.name=clip on clipped tokens only, and before the first update nothing is clipped; "
                 "raise optim.updates_per_batch, or use objective.name=clip"
             )
+
+    def spec(self) -> LossSpec:
+        return LossSpec(
+            "gppo", epsilon_low=self.epsilon_low, epsilon_high=self.epsilon_high, ceiling=self.dual_clip,
+            beta_low=self.beta_low, beta_high=self.beta_high,
+        )  # fmt: skip
 
     def policy_term(self, inputs: LossInputs) -> PolicyTerm:
         ratio_M = log_ratio(inputs).exp()

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
+from ...kernels.pg_loss import LossSpec
 from .base import LossInputs, log_ratio
 from .policy import PolicyLoss, PolicyTerm
 
@@ -45,6 +46,9 @@ class Sapo(PolicyLoss):
                 f"objective.tau_pos is {self.tau_pos:g} and objective.tau_neg {self.tau_neg:g}, but both must be above "
                 "0; the published values are 1 and 1.05"
             )
+
+    def spec(self) -> LossSpec:
+        return LossSpec("sapo", tau_pos=self.tau_pos, tau_neg=self.tau_neg)
 
     def policy_term(self, inputs: LossInputs) -> PolicyTerm:
         ratio_M = log_ratio(inputs).exp()

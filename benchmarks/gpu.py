@@ -1,0 +1,93 @@
+"""Every GPU test and GPU measurement in one call of under nine minutes: ``make bench-gpu``.
+
+Parts run one after the other, each in a process of its own, none longer than its limit and all together no longer than
+``--seconds``: a part that is stopped, or for which no time is left, is named in the table instead of being left out.
+The tests come first, because a figure of a kernel that is wrong means nothing. Every part writes its own
+``results/<name>_cuda.json``; the table at the end shows the claims written by this call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from laconic.benchmarks.claim import RESULTS, ROOT
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process."""
+
+    name: str
+    arguments: tuple[str, ...]
+    limit_s: float
+
+
+def script(name: str, limit_s: float) -> Part:
+    return Part(name, (f"benchmarks/{name}.py", "--device", "cuda"), limit_s)
+
+
+PARTS = (
+    Part("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests/kernels", "tests/train", "tests/rollout"), 120),
+    script("kernels_run", 180),
+    script("engine", 120),
+    script("train_step", 150),
+    script("rollout", 120),
+)
+LEAST_S = 20
+"""Less time than this is not begun with."""
+
+
+def main() -> int:
+    """Run what fits, print the table; exit status 1 if a part failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=520, help="for everything together (default %(default)s)")
+    parser.add_argument("--part", action="append", choices=[part.name for part in PARTS], help="only this one")
+    given = parser.parse_args()
+    began, clock = time.time(), time.monotonic()
+    outcomes: dict[str, str] = {}
+    for part in PARTS:
+        if given.part and part.name not in given.part:
+            continue
+        left = given.seconds - (time.monotonic() - clock)
+        outcomes[part.name] = run(part, min(part.limit_s, left)) if left >= LEAST_S else "not measured: no time left"
+    print_table(outcomes, began)
+    return int(any(outcome.startswith("FAILED") for outcome in outcomes.values()))
+
+
+def run(part: Part, limit_s: float) -> str:
+    """What became of it, in a few words."""
+    print(f"== {part.name}, up to {limit_s:.0f} s", flush=True)
+    started = time.monotonic()
+    # A session of its own, so that workers it started end with it.
+    process = subprocess.Popen([sys.executable, *part.arguments], cwd=ROOT, start_new_session=True)
+    try:
+        status = process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return f"stopped at its limit of {limit_s:.0f} s"
+    seconds = time.monotonic() - started
+    return f"done in {seconds:.0f} s" if status == 0 else f"FAILED with status {status} after {seconds:.0f} s"
+
+
+def print_table(outcomes: dict[str, str], began: float) -> None:
+    """Outcomes of the parts, then the claims of result files that are newer than ``began``."""
+    print()
+    for name, outcome in outcomes.items():
+        print(f"{name:<14} {outcome}")
+    for path in sorted(RESULTS.glob("*_cuda.json")):
+        if path.stat().st_mtime < began:
+            continue
+        for claim in json.loads(path.read_text())["claims"]:
+            print(f"  {claim['id']:<36} {claim['value']:10.4g}  {claim['peer'] or ''}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

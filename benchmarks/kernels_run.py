@@ -1,0 +1,115 @@
+"""Every kernel beside its strongest peers: ``python benchmarks/kernels_run.py --device cuda``.
+
+Time (median, lowest, highest), peak memory and the fraction of the machine's floor, sides in turns, random inputs, L2
+cache flushed. Results are compared first and in the same run: who computes something else gets no time. What a peer
+that is not installed would need is printed as not measured. On a CPU sizes are tiny and nothing is written: it shows
+that the benchmarks run.
+
+All figures are findings: `make claims` has to hold on machines without a GPU. The table names each one's target.
+
+The file is not called kernels.py, because a script's folder comes first on ``sys.path``, and beside a module of that
+name no script here could import transformers, which needs the Hugging Face package ``kernels``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from laconic.benchmarks.claim import Claim, write_claims
+
+TARGETS = {
+    "gpu.tree_attn_vs_flex": (">=", 1.2), "gpu.tree_attn_memory": ("<=", 1.0), "gpu.tree_attn_floor": (">=", 0.45),
+    "gpu.tree_attn_vs_parts": (">=", 1 / 1.15), "gpu.head_vs_trl": (">=", 0.95), "gpu.head_logp_error": ("<=", 1e-3),
+    "gpu.cascade_vs_repeated": (">=", 1.5),
+}  # fmt: skip
+
+
+def head(device: str) -> tuple[list[Claim], dict[str, Any]]:
+    from laconic.benchmarks.kernels_head import measure
+
+    return measure(device)
+
+
+def decode(device: str) -> tuple[list[Claim], dict[str, Any]]:
+    from laconic.benchmarks.kernels_decode import measure
+
+    return measure(device)
+
+
+def attention(device: str) -> tuple[list[Claim], dict[str, Any]]:
+    from laconic.benchmarks.kernels_attn import measure
+
+    return measure(device)
+
+
+PARTS: dict[str, Callable[[str], tuple[list[Claim], dict[str, Any]]]] = {
+    "decode": decode, "head": head, "attention": attention,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this one (may be given again); prints")
+    given = parser.parse_args()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda, but torch finds no GPU; use --device cpu")
+    claims: list[Claim] = []
+    details: dict[str, Any] = {}
+    for part in given.part or PARTS:
+        started = time.perf_counter()
+        found, figures = PARTS[part](given.device)
+        print_figures(figures)
+        print(f"[{part}: {time.perf_counter() - started:.0f} s]", flush=True)
+        claims += [{**claim, "kind": "finding"} for claim in found]
+        details |= figures
+    print_claims(claims)
+    if given.device == "cuda" and not given.part:
+        versions = {"triton": _version("triton"), "driver": torch.cuda.get_device_properties(0).name}
+        command = "python benchmarks/kernels_run.py --device cuda"
+        write_claims("kernels_cuda", command, claims, {"versions": versions, "cases": details})
+
+
+def print_figures(details: dict[str, Any]) -> None:
+    """One line per side: milliseconds, memory, and the share of the floor."""
+    for case, figures in details.items():
+        bound = f", bound by {figures['bound']}" if "bound" in figures else ""
+        print(f"\n{case}: floor {figures['floor_ms']:.4g} ms{bound}")
+        for side, of in figures["sides"].items():
+            memory = "" if of["peak_gib"] is None else f"{of['peak_gib']:8.3f} GiB"
+            spread = f"[{of['lowest']:.4g}, {of['highest']:.4g}]"
+            share = figures["floor_ms"] / of["ms"]
+            print(f"  {side:<26} {of['ms']:10.4g} ms {spread:<20} {memory}  {share:.2f} of the floor")
+        for peer, why in figures.get("absent", {}).items():
+            print(f"  {peer:<26} not measured: {why}")
+        print("  errors: " + ", ".join(f"{name} {error:.1e}" for name, error in figures["errors"].items()))
+
+
+def print_claims(claims: list[Claim]) -> None:
+    """Each figure beside its target."""
+    print()
+    for claim in claims:
+        sign, target = TARGETS.get(claim["id"], ("", None))
+        reached = target is None or (claim["value"] >= target if sign == ">=" else claim["value"] <= target)
+        verdict = "" if target is None else f"target {sign} {target:.3g}: {'reached' if reached else 'MISSED'}"
+        print(f"{claim['id']:<28} {claim['value']:10.4g}  {verdict:<30} {claim['peer'] or ''}")
+    for name in TARGETS.keys() - {claim["id"] for claim in claims}:
+        print(f"{name:<28} not measured")
+
+
+def _version(package: str) -> str | None:
+    if find_spec(package) is None:
+        return None
+    from importlib.metadata import version
+
+    return version(package)
+
+
+if __name__ == "__main__":
+    main()

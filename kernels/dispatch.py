@@ -1,0 +1,103 @@
+"""Which implementation of a kernel runs: the one that ``LACONIC_KERNELS`` names, else the first that can.
+
+    LACONIC_KERNELS=ref      the slow twin that defines the result
+                    sdpa     torch's own operations (on a CPU the default)
+                    flex     torch's FlexAttention, compiled
+                    triton   our Triton kernels; under TRITON_INTERPRET=1 on a CPU
+                    fa       torch's fused attention by parts, merged
+
+An operation offers some of these, and each says why it can't take certain tensors. Which one runs, and why those before
+it don't, is logged once. All compute the same result up to rounding. What is forced but can't be loaded is an error;
+what is forced but can't take these tensors, or doesn't exist for this operation, falls back and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal, get_args
+
+import torch
+
+from ..errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "LACONIC_KERNELS"
+Name = Literal["ref", "sdpa", "flex", "triton", "fa"]
+_said: set[tuple[str, str, str]] = set()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of an operation."""
+
+    name: Name
+    refuses: Callable[..., str | None]
+    """From the operation's arguments: why it can't run them, None if it can. Cheap, and imports nothing heavy."""
+    load: Callable[[], Callable[..., Any]]
+    """Imports the implementation and returns it."""
+    automatic: bool = True
+    """False if it runs only when it is forced, as the slow twins do."""
+
+
+def forced() -> Name | None:
+    """The value of ``LACONIC_KERNELS``; None without one.
+
+    Raises:
+        ConfigError: it is none of the known names.
+    """
+    name = os.environ.get(VARIABLE, "")
+    if name == "":
+        return None
+    if name not in get_args(Name):
+        raise ConfigError(
+            f"{VARIABLE} is {name!r}, which is no implementation; give one of {', '.join(get_args(Name))}, or unset it"
+        )
+    return name  # type: ignore[return-value]
+
+
+def choose(operation: str, backends: Sequence[Backend], *args: Any, **options: Any) -> Backend:
+    """The backend that takes these arguments, preferred ones first.
+
+    Raises:
+        ConfigError: what is forced is not installed, or nothing takes the arguments.
+    """
+    wanted = forced()
+    named = [backend for backend in backends if backend.name == wanted]
+    if wanted == "triton" and named and find_spec("triton") is None:
+        raise ConfigError(f"{VARIABLE} is 'triton', but triton is not installed; install it, or unset {VARIABLE}")
+    reasons = [f"{wanted}: {operation} has no such implementation"] if wanted and not named else []
+    for backend in [*named, *(other for other in backends if other.automatic and other not in named)]:
+        reason = backend.refuses(*args, **options)
+        if reason is None:
+            _say(operation, backend.name, reasons)
+            return backend
+        reasons.append(f"{backend.name}: {reason}")
+    raise ConfigError(f"no implementation of {operation} takes these tensors; {'; '.join(reasons)}")
+
+
+def triton_refuses(*tensors: torch.Tensor) -> str | None:
+    """What every Triton kernel asks for: Triton, and a GPU unless its interpreter runs it."""
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    on_gpu = all(tensor.device.type == "cuda" for tensor in tensors)
+    if interpreting():
+        # Interpreted kernels are slower by orders of magnitude: only who asks for them gets them.
+        return None if forced() == "triton" and not on_gpu else f"TRITON_INTERPRET is set, but {VARIABLE} isn't triton"
+    return None if on_gpu else f"the tensors are on {tensors[0].device.type}, not on a CUDA device"
+
+
+def interpreting() -> bool:
+    """Does Triton interpret its kernels? It has to be set before a kernel's module is imported."""
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+def _say(operation: str, name: str, reasons: Sequence[str]) -> None:
+    said = (operation, name, "; ".join(reasons))
+    if said not in _said:
+        _said.add(said)
+        log.info("%s runs on %s%s", operation, name, f" ({said[2]})" if reasons else "")

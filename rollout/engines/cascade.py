@@ -1,0 +1,141 @@
+"""The embedded engine on a GPU: siblings' shared beginnings are read once per step.
+
+Rows of the cache stay as they are, each with its own copy of its context; where contexts agree, one row's copy is read
+for all (``sharing.py``, ``kernels/cascade_decode``). A step is bound by the KV it reads, so reading less is faster;
+results are the same up to rounding. Where little is shared, or the kernel cannot run, the step is the embedded engine's
+own. The kernel is compared with torch's attention before its first use, and is not used if it differs.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from ...kernels.cascade_decode import DecodePlan, cascade_decode, plan_decode, triton_decode_refuses
+from ...kernels.dispatch import VARIABLE, forced
+from .rows import Call
+from .sharing import LEAST_SAVED, Sharing, sharing_of
+from .slots import _IGNORED as IGNORED
+from .slots import SlotCache, UnsupportedAttention
+from .transformers import TransformersEngine
+
+# Shapes: n live rows, Q query heads, H KV heads, L columns, D head width, V vocabulary
+
+log = logging.getLogger(__name__)
+
+CASCADE_ATTENTION = "laconic_cascade"
+"""Name under which ``cascade_attention`` is registered with transformers."""
+_MOST_ERROR = 2e-2
+_PLAN: ContextVar[DecodePlan] = ContextVar("laconic_decode_plan")
+
+
+class CascadeEngine(TransformersEngine):
+    """``TransformersEngine`` whose decode steps share what siblings share."""
+
+    _calls: list[Call | None] | None = None
+    _sharing: Sharing
+    _refusal: str | None = "not asked yet"
+    _asked = False
+
+    def _decode_step(self, ids_n1: Tensor, position_n1: Tensor, mask_n11L: Tensor, slots: SlotCache) -> Tensor:
+        plan = self._plan(slots, mask_n11L.shape[3])
+        if plan is None:
+            return super()._decode_step(ids_n1, position_n1, mask_n11L, slots)
+        _PLAN.set(plan)
+        inputs = {"attention_mask": mask_n11L, "position_ids": position_n1, "past_key_values": slots}
+        try:
+            return self._forward(CASCADE_ATTENTION, input_ids=ids_n1, **inputs)
+        except UnsupportedAttention:
+            self._own_attention = False  # what the failed forward wrote is written again, with the same values
+            return super()._decode_step(ids_n1, position_n1, mask_n11L, slots)
+
+    def _plan(self, slots: SlotCache, columns: int) -> DecodePlan | None:
+        """Who reads what in this step; None if nothing would be gained."""
+        if not self._own_attention or self._rows.used < 2:
+            return None
+        record_n = self._rows.record[: self._rows.used]
+        calls = [self._rows._calls[record] for record in record_n.tolist()]
+        if calls != self._calls:
+            self._calls = calls
+            self._sharing = sharing_of([call for call in calls if call is not None])
+        position_n = self._rows.length[record_n]
+        if self._sharing.saves(position_n) < LEAST_SAVED or not self._kernel_runs(slots):
+            return None
+        segments = self._sharing.segments(position_n)
+        kv_heads = slots.layers[0].keys.shape[1]
+        return plan_decode(
+            segments, len(record_n), columns, heads=self._heads, kv_heads=kv_heads, device=self.device
+        )  # fmt: skip
+
+    @cached_property
+    def _heads(self) -> int:
+        return int(self.config.get_text_config().num_attention_heads)
+
+    def _kernel_runs(self, slots: SlotCache) -> bool:
+        """Whether the kernel can run on such a cache and computes what it should; found out, and logged, once."""
+        if not self._asked:
+            self._asked = True
+            self._refusal = kernel_refuses(slots.layers[0].keys, slots.layers[0].values, self._heads)
+            log.info("decode steps read shared prefixes %s", f"per row: {self._refusal}" if self._refusal else "once")
+        return self._refusal is None
+
+    def _drop_caches(self) -> None:
+        super()._drop_caches()
+        self._calls = None
+
+
+def cascade_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """As ``slot_attention``, by the plan of the step in place of the mask."""
+    foreign = [name for name, given in kwargs.items() if given is not None and name not in IGNORED]
+    if foreign:
+        raise UnsupportedAttention(f"cascade attention does not know {', '.join(foreign)}")
+    # A row of the cache is a page.
+    o_nQD, _ = cascade_decode(
+        query[:, :, 0], key.transpose(1, 2), value.transpose(1, 2), _PLAN.get(), scale=scaling
+    )  # fmt: skip
+    return o_nQD[:, None], None
+
+
+def kernel_refuses(keys_SHLD: Tensor, values_SHLD: Tensor, heads: int) -> str | None:
+    """Why shared reading cannot be used on such a cache; None if it can."""
+    kv_heads, width = keys_SHLD.shape[1], keys_SHLD.shape[3]
+    generator = torch.Generator(keys_SHLD.device).manual_seed(0)
+    shapes = ((3, heads, width), (3, kv_heads, 96, width), (3, kv_heads, 96, values_SHLD.shape[3]))
+    q_nQD, k_nHLD, v_nHLD = (
+        torch.randn(shape, generator=generator, device=keys_SHLD.device).to(keys_SHLD.dtype) for shape in shapes
+    )
+    if forced() not in (None, "ref", "triton"):
+        return f"{VARIABLE} is {forced()}"
+    pages = k_nHLD.transpose(1, 2), v_nHLD.transpose(1, 2)
+    if forced() != "ref" and (reason := triton_decode_refuses(q_nQD, *pages)) is not None:
+        return reason
+    for pool in (k_nHLD, v_nHLD):
+        pool[1:, :, :70] = pool[0, :, :70]
+    sharing = Sharing([(0, 70, [0, 1, 2])], np.full(3, 70))
+    plan = plan_decode(
+        sharing.segments(np.full(3, 95)), 3, 96, heads=heads, kv_heads=kv_heads, device=keys_SHLD.device
+    )  # fmt: skip
+    got = cascade_decode(q_nQD, *pages, plan)[0].float()
+    grouped = q_nQD.view(3, kv_heads, heads // kv_heads, width)
+    want = scaled_dot_product_attention(grouped, k_nHLD, v_nHLD).reshape(got.shape).float()
+    error = float((got - want).norm() / want.norm())
+    return None if error <= _MOST_ERROR else f"the kernel is off by {error:.1e} from torch's attention on this device"
+
+
+AttentionInterface.register(CASCADE_ATTENTION, cascade_attention)

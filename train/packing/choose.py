@@ -1,0 +1,147 @@
+"""Rows or trees? Whichever the update's forward passes are expected to be faster with.
+
+    cost = tokens * (per token) + scored tokens * (head) + pairs * (attention) + calls * (start of a kernel)
+
+A layer's matrices see every token of the layout, the head every token in the loss, attention every pair of a query and
+a key it sees. Rows also pay for the tokens they share and for their padding; trees pay for more and smaller attention
+calls. ``gain`` is the rows' cost over the trees', and trees are taken if it is at least ``LEAST_GAIN``. What a call
+costs in FLOPs, and how much slower masked pairs are, was measured (``benchmarks/packed_step.py`` sweeps over shapes and
+holds the choice to the faster side). No clock is asked, and all ranks choose alike, as one rank alone would: the sums are
+over the update's groups on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigError
+from ...eval.model_spec import ModelSpec
+from ..packed import PackedBatch
+
+Lengths = NDArray[np.int64]
+Packing = Literal["auto", "rows", "tree"]
+LEAST_GAIN = 1.05
+"""The estimate is no better than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a layout makes a model do; add those of groups and of ranks."""
+
+    tokens: int = 0
+    padding: int = 0
+    scored: int = 0
+    """Tokens in the loss."""
+    pairs: int = 0
+    """A query and a key it sees, those of the padding included."""
+    calls: int = 0
+    """Of attention, in a layer."""
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.tokens + other.tokens,
+            self.padding + other.padding,
+            self.scored + other.scored,
+            self.pairs + other.pairs,
+            self.calls + other.calls,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What each kind of work costs, in FLOPs of a forward pass."""
+
+    token: float
+    scored: float
+    pair: float
+    tree_pair: float
+    """A pair in a packed tree: some are masked, and computed all the same."""
+    call: float
+
+    @classmethod
+    def of(cls, config: Any, device: str) -> Price:
+        """For a model, by its config; for one of unknown size, tokens alone count."""
+        try:
+            spec = ModelSpec.from_config(config)
+        except ConfigError:
+            return cls(token=1.0, scored=0.0, pair=0.0, tree_pair=0.0, call=0.0)
+        ffn = spec.experts_active * 3 * spec.hidden * spec.expert_ffn if spec.experts_active else spec.ffn_matmul
+        pair = 4.0 * spec.q_heads * spec.head_dim * spec.layers
+        slower, call = MEASURED.get(device, MEASURED["cuda"])
+        return cls(
+            token=2.0 * spec.layers * (spec.attention_matmul + ffn),
+            scored=2.0 * spec.vocab * spec.hidden,
+            pair=pair,
+            tree_pair=slower * pair,
+            call=call * spec.layers,
+        )
+
+
+MEASURED = {"cpu": (1.5, 1.4e7), "cuda": (1.5, 0.0)}
+"""By device: how much slower a pair is in a tree, and FLOPs done in the time in which one attention call starts."""
+UNIT = 128
+"""Tokens of a call in a tree."""
+NOTHING = "no answer has an advantage"
+"""The reason where nothing is trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which way an update goes, and why."""
+
+    tree: bool
+    reason: str
+    rows: Work
+    trees: Work
+    gain: float
+    """Expected: time of the rows over that of the trees."""
+
+
+def choose(packing: Packing, why_not: str | None, rows: Work, trees: Work, price: Price) -> Choice:
+    """``why_not``: why the objective or the model leaves no choice; ``rows`` and ``trees``: of the whole update."""
+    gain = _cost(rows, price, price.pair) / max(_cost(trees, price, price.tree_pair), 1e-9) if trees.tokens else 1.0
+    shared = f"{trees.tokens:,} tokens in place of {rows.tokens:,}, expected to be {gain:.2f} times as fast"
+    if not rows.tokens:
+        return Choice(False, NOTHING, rows, trees, gain)
+    if packing == "rows":
+        return Choice(False, "optim.packing is rows", rows, trees, gain)
+    if why_not is not None:
+        return Choice(False, why_not, rows, trees, gain)
+    if packing == "tree":
+        return Choice(True, f"optim.packing is tree: {shared}", rows, trees, gain)
+    return Choice(gain >= LEAST_GAIN, shared, rows, trees, gain)
+
+
+def work_of_rows(length_B: Lengths, scored: int, micro_batch_tokens: int) -> Work:
+    """Rows of these lengths, padded in packs as ``to_packs`` makes them."""
+    padded = pairs = 0
+    longest_first = np.sort(length_B)[::-1]
+    while len(longest_first):
+        width = int(longest_first[0])
+        rows = min(len(longest_first), max(1, micro_batch_tokens // width))
+        padded += rows * width
+        pairs += rows * width * (width + 1) // 2
+        longest_first = longest_first[rows:]
+    tokens = int(length_B.sum())
+    return Work(tokens, padded - tokens, scored, pairs, 0)
+
+
+def work_of_trees(packs: Sequence[PackedBatch]) -> Work:
+    """Each token of a tree once."""
+    return Work(
+        sum(map(len, packs)),
+        0,
+        sum(int(pack.scored.sum()) for pack in packs),
+        sum(int(pack.pos.sum()) + len(pack) for pack in packs),
+        sum(-(-len(pack) // UNIT) for pack in packs),
+    )
+
+
+def _cost(work: Work, price: Price, pair: float) -> float:
+    matrices = (work.tokens + work.padding) * price.token
+    return matrices + work.scored * price.scored + work.pairs * pair + work.calls * price.call

@@ -1,0 +1,92 @@
+"""Objectives and models that packing would be wrong for, by name, before anything is loaded.
+
+A token that answers share has one ratio and one place in the loss, which suits any loss that is a sum over tokens. Tree
+attention is plain softmax attention over the path. What it does not do: attend within a window (unless every path is
+shorter), add sinks or position-dependent biases, cap scores, drop some, or carry a state from token to token. Whatever
+else a model does with its attention, the self-test (``self_test.py``) finds out on the loaded weights.
+
+No torch here: a dry run asks as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Config = Mapping[str, Any]
+
+_BIASED = {"bloom", "mpt"}
+"""Model types that add a bias by distance (ALiBi) without a key in their config that says so."""
+_SINKS = {"gpt_oss"}
+_STATES = {
+    *("mamba", "mamba2", "falcon_mamba", "jamba", "zamba", "zamba2", "bamba", "falcon_h1", "granitemoehybrid"),
+    *("nemotron_h", "rwkv", "recurrent_gemma", "xlstm", "lfm2", "lfm2_moe", "qwen3_next", "minimax", "kimi_linear"),
+    *("olmo_hybrid", "qwen3_5", "qwen3_5_moe", "plamo2"),
+}
+"""Model types with layers that carry a state from token to token."""
+_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+
+
+def objection(objective: Any) -> str | None:
+    """Why an objective can't be packed, None if it can."""
+    if getattr(objective, "packs", "rows") == "exact":
+        return None
+    name = getattr(objective, "name", type(objective).__name__)
+    return f"objective {name} needs each row by itself: its terms don't add up over rows that share a token"
+
+
+def of_model(config: Config, longest: int) -> str | None:
+    """Why a model can't be packed, None if nothing in its config.json speaks against it; see :func:`refusal`."""
+    reason = refusal(config.get("text_config") or config, longest)
+    return None if reason is None else f"model type {config.get('model_type')} {reason}"
+
+
+def refusal(config: Config, longest: int) -> str | None:
+    """Why rows can't be packed for a model, as words that follow its name; None if they can.
+
+    Args:
+        config: the text model's config.json.
+        longest: most tokens that a path can have.
+    """
+    reasons: list[Callable[[Config, int], str | None]] = [_state, _window, _sinks, _bias, _cap, _dropout]
+    return next(filter(None, (reason(config, longest) for reason in reasons)), None)
+
+
+def _state(config: Config, _: int) -> str | None:
+    if config.get("model_type") in _STATES:
+        return "has layers that carry a state from token to token (state-space or linear attention)"
+    foreign = sorted({str(kind) for kind in config.get("layer_types") or ()} - _KNOWN_LAYERS)
+    return f"has layers of type {', '.join(foreign)}" if foreign else None
+
+
+def _window(config: Config, longest: int) -> str | None:
+    window = config.get("sliding_window")
+    used = config.get("use_sliding_window", not str(config.get("model_type")).startswith("qwen"))
+    if not window or not used or longest <= window:
+        return None
+    kinds = config.get("layer_types")
+    if kinds and "sliding_attention" not in kinds:
+        return None
+    return f"has sliding windows of {window:,} tokens, and paths may have {longest:,}"
+
+
+def _sinks(config: Config, _: int) -> str | None:
+    sinks = config.get("model_type") in _SINKS or any("sink" in key and value for key, value in config.items())
+    return "has attention sinks" if sinks else None
+
+
+def _bias(config: Config, _: int) -> str | None:
+    attention = config.get("attn_config") or {}
+    alibi = config.get("alibi") or (isinstance(attention, Mapping) and attention.get("alibi"))
+    biased = alibi or config.get("model_type") in _BIASED
+    return "adds a bias by distance to its attention scores (ALiBi)" if biased else None
+
+
+def _cap(config: Config, _: int) -> str | None:
+    cap = config.get("attn_logit_softcapping")
+    return f"caps its attention scores at {cap:g}" if cap else None
+
+
+def _dropout(config: Config, _: int) -> str | None:
+    rate = config.get("attention_dropout") or 0
+    return f"drops attention weights in training (attention_dropout {rate:g})" if rate else None
