@@ -5,8 +5,8 @@
 A layer's matrices see every token of the layout, the head every token in the loss, attention every pair of a query and
 a key it sees. Rows also pay for the tokens they share and for their padding; trees pay for more and smaller attention
 calls. ``gain`` is the rows' cost over the trees', and trees are taken if it is at least ``LEAST_GAIN``. What a call
-costs in FLOPs, and how much slower masked pairs are, was measured (``benchmarks/packed_step.py`` sweeps over shapes and
-holds the choice to the faster side). No clock is asked, and all ranks choose alike, as one rank alone would: the sums are
+costs in FLOPs, and how much slower masked pairs are, was measured; ``benchmarks/packed_step.py`` sweeps over shapes and
+holds the choice to the faster side. No clock is asked. All ranks choose alike, as one rank alone would: the sums are
 over the update's groups on all of them.
 """
 
