@@ -21,6 +21,13 @@ from .settings import Settings
 from .settings_io import name_of
 from .trl_keys import check_trl_keys
 
+CAPS = ("dler", "thinkprune")
+"""Shapings that take the outcome away above a cap; without a weight, they have none that credit could cancel."""
+BELOW = 0.9
+"""Of rollout.max_completion; what exceeds a cap above this share of it is nearly always truncated, and so wrong."""
+BESIDE_LENGTH = ("adaptthink", "ngram_rep", "overlong_soft", "parallel_accel", "thinkless")
+"""Shapings that go with a price of length: they look at modes, repetition, threads, or the tokens next to the cap."""
+
 
 def check_settings(settings: Settings, config: Config | None) -> None:
     """Raise ``ConfigError`` for settings that cannot work; ``config`` is the model's config.json, None when unknown."""
@@ -41,23 +48,9 @@ def check_settings(settings: Settings, config: Config | None) -> None:
 
 def find_warnings(settings: Settings) -> list[str]:
     """What works but may not be what was meant."""
-    warnings = []
     reward = settings.reward
     shaped = any(shaping.range().shaped for shaping, _ in reward.terms)
-    if shaped and _id(settings, "credit") == "grpo" and reward.level == "reward" and not reward.std_floor:
-        warnings.append(
-            f"credit grpo divides by the group's standard deviation, so in groups of right answers only the weight of "
-            f"reward.shaping {_id(settings, 'shaping')} cancels; credit.name=dr_grpo keeps it, as do "
-            "reward.level=advantage and reward.std_floor"
-        )
-    warnings += _broken_promises(settings)
-    if settings.sampler.filter == "signal":
-        warnings += [
-            f"reward.shaping {shaping.name} pays nothing above its cap, but sampler.filter signal looks at outcomes "
-            "before it and drops groups of right answers; sampler.filter=none keeps them"
-            for shaping, _ in reward.terms
-            if shaping.name in ("dler", "thinkprune")
-        ]
+    warnings = [*_lost_terms(settings), *_broken_promises(settings)]
     if shaped and _id(settings, "truncation") == "dot":
         warnings.append(
             "length enters twice, by truncation dot and by reward.shaping; the published DOT shapes nothing"
@@ -73,14 +66,52 @@ def find_warnings(settings: Settings) -> list[str]:
             f"{_id(settings, 'credit')} only fills the log"
         )
     problems, seen = settings.task.count, settings.steps * settings.rollout.prompts_per_step
-    if any(shaping.name == "hapo" for shaping, _ in reward.terms) and not settings.task.file and seen <= problems:
+    looking_back = [f"reward.shaping {shaping.name}" for shaping, _ in reward.terms if shaping.name == "hapo"]
+    if getattr(settings.sampler, "looks_back", False):
+        looking_back.append(f"sampler {_id(settings, 'sampler')}")
+    if looking_back and not settings.task.file and seen <= problems:
         warnings.append(
-            f"reward.shaping hapo compares with earlier answers to a problem, but {settings.steps} steps of "
+            f"{' and '.join(looking_back)} learns from earlier answers to a problem, but {settings.steps} steps of "
             f"{settings.rollout.prompts_per_step} prompts meet none of {problems} problems twice; lower task.count"
         )
     if settings.optim.warmup_steps and settings.optim.schedule == "constant":
         warnings.append(
             "optim.warmup_steps has no effect with schedule constant; use optim.schedule=constant_with_warmup"
+        )
+    return warnings
+
+
+def _lost_terms(settings: Settings) -> list[str]:
+    """What of a reward credit or filter take away again, and prices that count twice."""
+    reward, credit = settings.reward, _id(settings, "credit")
+    warnings = []
+    divides = any(f.name == "std_floor" for f in fields(settings.credit))
+    weighted = any(shaping.range().shaped and shaping.name not in CAPS for shaping, _ in reward.terms)
+    if weighted and divides and reward.level == "reward" and not reward.std_floor:
+        warnings.append(
+            f"credit {credit} divides by the group's standard deviation, so in groups of right answers only the weight "
+            f"of reward.shaping {_id(settings, 'shaping')} cancels; credit.name=dr_grpo keeps it, as do "
+            "reward.level=advantage and reward.std_floor"
+        )
+    if settings.sampler.filter == "signal":
+        warnings += [
+            f"reward.shaping {shaping.name} pays nothing above its cap, but sampler.filter signal looks at outcomes "
+            "before it and drops groups of right answers; sampler.filter=none keeps them"
+            for shaping, _ in reward.terms
+            if shaping.name in CAPS and shaping.lowest_cap < BELOW * settings.rollout.max_completion
+        ]
+    prices = [shaping.name for shaping, _ in reward.terms if shaping.name not in BESIDE_LENGTH]
+    if len(prices) > 1:
+        warnings.append(
+            f"{' and '.join(prices)} each reward short answers, so length counts {len(prices)} times; keep one in "
+            "reward.shaping and reward.more, or lower reward.weights"
+        )
+    centred = getattr(settings.credit, "baseline", "") != "none" and not getattr(settings.objective, "critic", False)
+    if centred and any(shaping.name == "adaptthink" and shaping.reference for shaping, _ in reward.terms):
+        warnings.append(
+            f"reward.shaping adaptthink subtracts the accuracy of its reference, one number for each group, but credit "
+            f"{credit} subtracts the group's mean, so the reference has no effect; leave it out, or set "
+            "credit={name: reinforce_pp, baseline: none}"
         )
     return warnings
 
@@ -183,6 +214,7 @@ def _check_ranges(settings: Settings) -> None:
     rollout, optim, save = settings.rollout, settings.optim, settings.save
     at_least = {
         "steps": (settings.steps, 1),
+        "tokens": (settings.tokens, 0),
         "threads": (settings.threads, 0),
         "rollout.prompts_per_step": (rollout.prompts_per_step, 1),
         "rollout.group_size": (rollout.group_size, 1),
@@ -248,16 +280,16 @@ def _check_names(settings: Settings) -> None:
 
 
 def _check_group(settings: Settings) -> None:
-    group_size = settings.rollout.group_size
+    answers = per_prompt(settings.rollout).rollouts
     comparing = ["credit", *(["reward.shaping"] if settings.reward.shaping.scope == "group" else [])]
-    if per_prompt(settings.rollout).rollouts == 1:
+    if answers == 1:
         raise ConfigError(
             f"rollout.group_size is 1 but {' and '.join(comparing)} ({_id(settings, 'credit')}) compare answers of "
             "a group: one answer has advantage 0 and nothing would be learned; raise rollout.group_size to 2 or more"
         )
     check = getattr(settings.truncation, "check", None)
     if check is not None:
-        check(group_size, bool(settings.trl.get("mask_truncated_completions")))
+        check(answers, bool(settings.trl.get("mask_truncated_completions")))
 
 
 def _check_updates(settings: Settings) -> None:
@@ -327,10 +359,10 @@ def _check_parking(settings: Settings) -> None:
 
 def _check_effects(settings: Settings) -> None:
     driver = name_of(settings.rollout.driver, DRIVERS)
-    if driver != "flat" and _id(settings, "truncation") == "dot":
+    if driver not in ("flat", "treepo", "eptree") and _id(settings, "truncation") == "dot":
         raise ConfigError(
-            f"truncation dot compares whole answers, but rollout.driver {driver} shares their tokens or cuts them into "
-            "parts; set truncation.name=none, or rollout.driver.name=flat"
+            f"truncation dot compares whole answers, but those of rollout.driver {driver} come in parts, or at lengths "
+            "that it sets; set truncation.name=none, or rollout.driver.name=flat, treepo or eptree"
         )
     check = getattr(settings.objective, "check", None)
     if check is not None:

@@ -57,8 +57,9 @@ class ValueHead(nn.Module):
     def forward(self, hidden_MH: Tensor) -> Tensor:
         """Values (M,); the gradient ends at the hidden states unless it trains them too."""
         alone = self.trains == "head"
+        seen_MH = (hidden_MH.detach() if alone else hidden_MH).to(next(self.parameters()).dtype)  # DeepSpeed casts them
         with torch.autocast(hidden_MH.device.type, enabled=False):
-            value_M: Tensor = self.speed * self.layers((hidden_MH.detach() if alone else hidden_MH).float()).squeeze(-1)
+            value_M: Tensor = self.speed * self.layers(seen_MH).float().squeeze(-1)
         return ALONE * value_M + (1 - ALONE) * value_M.detach() if alone else value_M
 
 

@@ -70,6 +70,16 @@ def test_its_gradient_reaches_the_policy_only_where_it_may(trains):
     assert (hidden_MH.grad is None) == (trains == "head")
 
 
+def test_a_head_that_was_cast_to_16_bits_answers_in_float32():
+    """DeepSpeed casts all weights of the module, while hidden states may come in either type."""
+    for width in (0, 3):
+        head = ValueHead(4, width=width).bfloat16()
+        for seen in (torch.float32, torch.bfloat16):
+            value_M = head(torch.ones(2, 4, dtype=seen))
+            assert value_M.dtype == torch.float32 and value_M.shape == (2,)
+            value_M.sum().backward()
+
+
 def test_values_are_of_the_state_before_the_token(flat_groups, tiny_qwen):
     """The value of a token does not depend on that token, nor on those after it."""
     model = critic_model(tiny_qwen, Ppo())

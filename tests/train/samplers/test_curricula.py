@@ -150,4 +150,4 @@ def test_stages_beyond_the_rollout_section_are_refused(override, remedy):
 
 def test_the_dry_run_says_the_stages():
     text = "\n".join(derive(load_settings(CONFIG), None))
-    assert "from step 0 8 x 128 tokens, from step 50 16 x 256 tokens, from step 75 16 x 384 tokens" in text
+    assert "from step 0 8 x 128 tokens, from step 30 16 x 256 tokens, from step 45 16 x 384 tokens" in text

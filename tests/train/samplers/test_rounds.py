@@ -32,8 +32,8 @@ def nothing_is_right(items: Sequence[Item]) -> list[Judgement]:
 
 def kept_of(trainer: LaconicTrainer) -> list:
     """Filled with what each generation trains on."""
-    kept, pack = [], trainer._pack
-    trainer._pack = lambda experience: kept.append(experience) or pack(experience)
+    kept, collect = [], trainer._collect
+    trainer._collect = lambda: kept.append(collect()) or kept[-1]
     return kept
 
 
