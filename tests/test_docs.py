@@ -284,7 +284,10 @@ def test_figures_are_filled_in_from_the_result_files_and_drawn(tmp_path: Path) -
     assert "(docs/figures/demo.png)" in filled and (root / figures.PICTURE).stat().st_size > 1000
     assert "| 8 | 3,000 | 2,000 | ×1.50 [1.40, 1.60] | embedded, compiled; vLLM, eager |" in filled
     assert "(figures/delethink.png)" in filled and (root / figures.GROWTH).stat().st_size > 1000
-    assert "| `dot` | 2 | 92.0%, +2.0 [+1.0, +3.0] | 40.0 | ×0.250 [0.240, 0.260] | 0.81 | 43.5 | 50% | 50 | 90 |" in filled
+    assert (
+        "| `dot` | 2 | 92.0%, +2.0 [+1.0, +3.0] | 40.0 | ×0.250 [0.240, 0.260] | 0.81 | 43.5 | 50% | 50 | 90 |"
+        in filled
+    )
     assert "(figures/methods.png)" in filled and (root / figures_learning.PICTURE).stat().st_size > 1000
     assert "| ×0.25 | +2.0 |" in filled
     assert "\nold\n" not in filled and figures.render(filled, root) == filled

@@ -41,9 +41,10 @@ def critic_model(tiny_qwen, ppo):
     return model
 
 
-def fake_trainer(model, ppo, generation=0):
+def fake_trainer(model, ppo, generation=3):
     return SimpleNamespace(
-        model=model, settings=SimpleNamespace(objective=ppo), accelerator=SimpleNamespace(device="cpu"),
+        model=model, settings=SimpleNamespace(objective=ppo), 
+        accelerator=SimpleNamespace(device="cpu", unwrap_model=lambda model: model),
         ranks=SimpleNamespace(gather=lambda value: [value]), generation=generation, _generation_metrics={},
     )  # fmt: skip
 
@@ -125,6 +126,22 @@ def test_advantages_and_returns_of_packs_are_those_of_each_row(ppo, flat_groups,
             np.testing.assert_allclose(pack.returns[at], critic_T + pack.value[at], atol=1e-5)
             assert (pack.w_pos >= 0).all() and (pack.w_neg <= 0).all()
     assert sorted(seen) == rewards
+
+
+def test_values_begin_at_the_mean_reward_of_the_first_generation(flat_groups, tiny_qwen):
+    updates = [packs_of(flat_groups(3, LENGTHS)), packs_of(flat_groups(4, LENGTHS))]
+    model = critic_model(tiny_qwen, Ppo())
+    trainer = fake_trainer(model, Ppo(), generation=0)
+    filled = with_advantages(trainer, updates)
+    packs = [pack for packs in updates for pack in packs]
+    reward_M = np.concatenate([((p.w_pos + p.w_neg)[p.w_kl != 0] / p.w_kl[p.w_kl != 0]) for p in packs])
+    level = reward_M.astype(np.float64).mean()
+    assert 0 < level < 1 and float(model.value_head.level) == pytest.approx(level, rel=1e-6)
+    value_M = np.concatenate([pack.value[pack.w_kl != 0] for pack in filled[0]])
+    np.testing.assert_allclose(value_M, level, rtol=1e-6)
+    assert trainer._generation_metrics["value/error"] == pytest.approx(0, abs=1e-6)
+    with_advantages(fake_trainer(model, Ppo(), generation=1), [packs_of(flat_groups(5, LENGTHS))])
+    assert float(model.value_head.level) == pytest.approx(level, rel=1e-6), "later generations leave it"
 
 
 def test_whitening_is_over_all_trained_tokens_of_the_generation(flat_groups, tiny_qwen):
