@@ -1,4 +1,4 @@
-"""What is refused before anything heavy starts, and what is only warned about.
+"""What is refused before anything heavy starts; what is only warned about is in ``cautions.py``.
 
 Each check is arithmetic on the settings and the model's config.json; a method that can check itself (``check``) does so
 with its own numbers. A refusal names the value, the limit and the remedy. A method that can have no effect under the
@@ -17,16 +17,9 @@ from ..rollout.engines import ENGINES
 from .derived import per_prompt, positions, sharding, world_size
 from .model_config import Config
 from .model_files import linear_layers_on_disk, resolve_model
-from .settings import Settings
+from .settings import Settings, chosen
 from .settings_io import name_of
 from .trl_keys import check_trl_keys
-
-CAPS = ("dler", "thinkprune")
-"""Shapings that take the outcome away above a cap; without a weight, they have none that credit could cancel."""
-BELOW = 0.9
-"""Of rollout.max_completion; what exceeds a cap above this share of it is nearly always truncated, and so wrong."""
-BESIDE_LENGTH = ("adaptthink", "ngram_rep", "overlong_soft", "parallel_accel", "thinkless")
-"""Shapings that go with a price of length: they look at modes, repetition, threads, or the tokens next to the cap."""
 
 
 def check_settings(settings: Settings, config: Config | None) -> None:
@@ -44,102 +37,6 @@ def check_settings(settings: Settings, config: Config | None) -> None:
     _check_effects(settings)
     _check_critic(settings)
     check_trl_keys(settings.trl)
-
-
-def find_warnings(settings: Settings) -> list[str]:
-    """What works but may not be what was meant."""
-    reward = settings.reward
-    shaped = any(shaping.range().shaped for shaping, _ in reward.terms)
-    warnings = [*_lost_terms(settings), *_broken_promises(settings)]
-    if shaped and _id(settings, "truncation") == "dot":
-        warnings.append(
-            "length enters twice, by truncation dot and by reward.shaping; the published DOT shapes nothing"
-        )
-    if _id(settings, "sampler") == "gvm" and _id(settings, "truncation") == "dot":
-        warnings.append(
-            f"sampler gvm gives prompts different numbers of answers, and truncation dot cuts nothing in groups below "
-            f"{settings.truncation.smallest_group()}; lower truncation.alpha, or raise sampler.least"
-        )
-    if getattr(settings.objective, "critic", False):
-        warnings.append(
-            f"objective {_id(settings, 'objective')} takes advantages from its values: credit "
-            f"{_id(settings, 'credit')} only fills the log"
-        )
-    problems, seen = settings.task.count, settings.steps * settings.rollout.prompts_per_step
-    looking_back = [f"reward.shaping {shaping.name}" for shaping, _ in reward.terms if shaping.name == "hapo"]
-    if getattr(settings.sampler, "looks_back", False):
-        looking_back.append(f"sampler {_id(settings, 'sampler')}")
-    if looking_back and not settings.task.file and seen <= problems:
-        warnings.append(
-            f"{' and '.join(looking_back)} learns from earlier answers to a problem, but {settings.steps} steps of "
-            f"{settings.rollout.prompts_per_step} prompts meet none of {problems} problems twice; lower task.count"
-        )
-    if settings.optim.warmup_steps and settings.optim.schedule == "constant":
-        warnings.append(
-            "optim.warmup_steps has no effect with schedule constant; use optim.schedule=constant_with_warmup"
-        )
-    return warnings
-
-
-def _lost_terms(settings: Settings) -> list[str]:
-    """What of a reward credit or filter take away again, and prices that count twice."""
-    reward, credit = settings.reward, _id(settings, "credit")
-    warnings = []
-    divides = any(f.name == "std_floor" for f in fields(settings.credit))
-    weighted = any(shaping.range().shaped and shaping.name not in CAPS for shaping, _ in reward.terms)
-    if weighted and divides and reward.level == "reward" and not reward.std_floor:
-        warnings.append(
-            f"credit {credit} divides by the group's standard deviation, so in groups of right answers only the weight "
-            f"of reward.shaping {_id(settings, 'shaping')} cancels; credit.name=dr_grpo keeps it, as do "
-            "reward.level=advantage and reward.std_floor"
-        )
-    if settings.sampler.filter == "signal":
-        warnings += [
-            f"reward.shaping {shaping.name} pays nothing above its cap, but sampler.filter signal looks at outcomes "
-            "before it and drops groups of right answers; sampler.filter=none keeps them"
-            for shaping, _ in reward.terms
-            if shaping.name in CAPS and shaping.lowest_cap < BELOW * settings.rollout.max_completion
-        ]
-    prices = [shaping.name for shaping, _ in reward.terms if shaping.name not in BESIDE_LENGTH]
-    if len(prices) > 1:
-        warnings.append(
-            f"{' and '.join(prices)} each reward short answers, so length counts {len(prices)} times; keep one in "
-            "reward.shaping and reward.more, or lower reward.weights"
-        )
-    centred = getattr(settings.credit, "baseline", "") != "none" and not getattr(settings.objective, "critic", False)
-    if centred and any(shaping.name == "adaptthink" and shaping.reference for shaping, _ in reward.terms):
-        warnings.append(
-            f"reward.shaping adaptthink subtracts the accuracy of its reference, one number for each group, but credit "
-            f"{credit} subtracts the group's mean, so the reference has no effect; leave it out, or set "
-            "credit={name: reinforce_pp, baseline: none}"
-        )
-    return warnings
-
-
-def _broken_promises(settings: Settings) -> list[str]:
-    """What no longer holds of rewards under these settings, with the reason."""
-    words = {
-        "dominance": "a wrong answer may score above a right one",
-        "all_wrong": "a group without a right answer learns from lengths alone",
-        "monotone": "a longer right answer may score above a shorter one",
-    }
-    reward = settings.reward
-    warnings = [
-        f"reward.shaping {shaping.name}: {words[invariant]}, since {reason}"
-        for shaping, _ in reward.terms
-        for invariant, reason in shaping.exceptions.items()
-        if invariant != "monotone"
-    ]
-    if len(reward.terms) > 1 or reward.weights:
-        ranges = [(shaping.range(), weight) for shaping, weight in reward.terms]
-        right = 1 + sum(weight * (own.right[0] - 1) for own, weight in ranges)
-        wrong = sum(weight * own.wrong[1] for own, weight in ranges)
-        if right < wrong:
-            warnings.append(
-                f"under reward.weights {[weight for _, weight in ranges]} a right answer may score {right:.3g} and a "
-                f"wrong one {wrong:.3g}; lower the weights until the first is above the second"
-            )
-    return warnings
 
 
 def _check_reward(settings: Settings) -> None:
@@ -163,8 +60,8 @@ def _check_reward(settings: Settings) -> None:
     }
     for key in (key for key, given in idle.items() if given and not shaped):
         raise ConfigError(
-            f"{key} is set, but reward.shaping {_id(settings, 'shaping')} rewards the outcome alone, so that it has no "
-            f"effect; choose a length method (laconic methods), or leave {key} out"
+            f"{key} is set, but reward.shaping {chosen(settings, 'shaping')} rewards the outcome alone, so that it has "
+            f"no effect; choose a length method (laconic methods), or leave {key} out"
         )
     if reward.dead_zone >= rollout.max_completion:
         raise ConfigError(
@@ -174,7 +71,7 @@ def _check_reward(settings: Settings) -> None:
     credit = settings.credit
     if reward.std_floor and not any(f.name == "std_floor" for f in fields(credit)):
         raise ConfigError(
-            f"reward.std_floor is {reward.std_floor:g}, but credit {_id(settings, 'credit')} does not divide by the "
+            f"reward.std_floor is {reward.std_floor:g}, but credit {chosen(settings, 'credit')} does not divide by the "
             "standard deviation of a group; leave it out, or set credit.name=grpo"
         )
     check = getattr(credit, "check", None)
@@ -284,7 +181,7 @@ def _check_group(settings: Settings) -> None:
     comparing = ["credit", *(["reward.shaping"] if settings.reward.shaping.scope == "group" else [])]
     if answers == 1:
         raise ConfigError(
-            f"rollout.group_size is 1 but {' and '.join(comparing)} ({_id(settings, 'credit')}) compare answers of "
+            f"rollout.group_size is 1 but {' and '.join(comparing)} ({chosen(settings, 'credit')}) compare answers of "
             "a group: one answer has advantage 0 and nothing would be learned; raise rollout.group_size to 2 or more"
         )
     check = getattr(settings.truncation, "check", None)
@@ -359,7 +256,7 @@ def _check_parking(settings: Settings) -> None:
 
 def _check_effects(settings: Settings) -> None:
     driver = name_of(settings.rollout.driver, DRIVERS)
-    if driver not in ("flat", "treepo", "eptree") and _id(settings, "truncation") == "dot":
+    if driver not in ("flat", "treepo", "eptree") and chosen(settings, "truncation") == "dot":
         raise ConfigError(
             f"truncation dot compares whole answers, but those of rollout.driver {driver} come in parts, or at lengths "
             "that it sets; set truncation.name=none, or rollout.driver.name=flat, treepo or eptree"
@@ -379,11 +276,11 @@ def _check_critic(settings: Settings) -> None:
     """What a critic cannot work with, where the objective has one."""
     if not getattr(settings.objective, "critic", False):
         return
-    objective, reward = f"objective {_id(settings, 'objective')}", settings.reward
-    if _id(settings, "adapter") != "none":
+    objective, reward = f"objective {chosen(settings, 'objective')}", settings.reward
+    if chosen(settings, "adapter") != "none":
         raise ConfigError(
             f"{objective} trains a value head beside the policy's weights, and checkpoints of adapter "
-            f"{_id(settings, 'adapter')} hold the adapter only; set adapter.name=none, or objective.name=clip"
+            f"{chosen(settings, 'adapter')} hold the adapter only; set adapter.name=none, or objective.name=clip"
         )
     if reward.level == "advantage":
         raise ConfigError(
@@ -400,10 +297,3 @@ def _check_critic(settings: Settings) -> None:
             f"objective.value_warmup is {settings.objective.value_warmup} but the run has only {settings.steps} steps, "
             "and the policy learns nothing before the warm-up's end; lower it, or raise steps"
         )
-
-
-def _id(settings: Settings, field: str) -> str:
-    """The name the method in a section goes by."""
-    owner = settings.reward if field == "shaping" else settings
-    table = type(owner).__dataclass_fields__[field].metadata["table"]
-    return name_of(getattr(owner, field), table)

@@ -9,7 +9,8 @@ import pytest
 from trl import GRPOConfig
 
 from laconic.errors import ConfigError
-from laconic.train.checks import check_settings, find_warnings
+from laconic.train.cautions import find_warnings
+from laconic.train.checks import check_settings
 from laconic.train.settings import load_settings
 from laconic.train.trl_keys import reason_refused
 

@@ -16,7 +16,8 @@ from tiny_trainer import CONFIGS
 from laconic.errors import ConfigError
 from laconic.kernels.logprob_head import add_logprob_head
 from laconic.rollout.engines.weights import complete_state
-from laconic.train.checks import check_settings, find_warnings
+from laconic.train.cautions import find_warnings
+from laconic.train.checks import check_settings
 from laconic.train.critic import ALONE, ValueHead, add_value_head, with_advantages, with_credit, with_values
 from laconic.train.forward import score, score_all
 from laconic.train.objectives import Ppo, Vapo

@@ -11,7 +11,7 @@ import pytest
 
 from laconic.errors import ConfigError
 from laconic.rewards.shaping import Dler, Laser, LcpoExact, LcpoMax, Phi4Length, Responses, ThinkPrune, Tldr
-from laconic.train.checks import find_warnings
+from laconic.train.cautions import find_warnings
 from laconic.train.settings import load_settings
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from laconic.errors import ConfigError
-from laconic.train.checks import check_settings, find_warnings
+from laconic.train.cautions import find_warnings
+from laconic.train.checks import check_settings
 from laconic.train.derived import derive
 from laconic.train.samplers import Band, ContextCurriculum, Curriculum, Outcome, Stage
 from laconic.train.samplers.solve_rates import SolveRates
