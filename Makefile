@@ -4,6 +4,9 @@ SHELL := /bin/bash
 BIN := .venv/bin
 # Another interpreter for `make bench-gpu`, such as that of a machine whose torch is already installed.
 BENCH_PYTHON ?= $(BIN)/python
+# Processes that share the tests, with one thread each: two processes of two threads would mostly wait for each other.
+# Each needs up to 4 GB.
+WORKERS ?= 2
 PUBLIC := -m laconic -m laconic.errors -p laconic.rewards -p laconic.rollout -p laconic.train -p laconic.eval -m laconic.cli
 
 .PHONY: help run test lint types pytest docs-check soak claims claims-fresh bench-gpu clean venv-run venv-test
@@ -29,7 +32,7 @@ types: venv-test
 	$(BIN)/mypy $(PUBLIC)
 
 pytest: venv-test
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 docs-check: venv-test ## links and file names in the documentation
 	$(BIN)/pytest tests/test_docs.py

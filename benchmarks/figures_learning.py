@@ -7,7 +7,9 @@ benchmarks/results/learning/<id>-<seed>.json       what ``benchmarks/learning.py
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,8 @@ def outcomes(root: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def mean(lines: list[dict[str, Any]], key: str) -> float:
-    """Over seeds."""
-    return float(sum(line[key] for line in lines) / len(lines))
+    """Over seeds; NaN where one has no number, as tokens per right answer without one."""
+    return sum(math.nan if line[key] is None else float(line[key]) for line in lines) / len(lines)
 
 
 def pages(root: Path) -> dict[str, str]:
@@ -49,7 +51,7 @@ def by_section(root: Path) -> str:
     where = pages(root)
     table = ["| section | methods |", "|---|---|"]
     for stage in STAGES:
-        names = [f"[`{one.id}`](docs/{where[one.id]})" for one in METHODS if one.stage == stage]
+        names = [_linked(one.id, "docs/", where) for one in METHODS if one.stage == stage]
         table.append(f"| `{stage}` | {', '.join(names)} |")
     return "\n".join(table)
 
@@ -64,11 +66,14 @@ def catalogue(root: Path) -> str:
         for one in (method for method in METHODS if method.stage == stage):
             paper = f"[{one.paper}](https://arxiv.org/abs/{one.paper})" if one.paper else ""
             ratio, change = _result(measured.get(one.id, []))
-            blocks.append(
-                f"| [`{one.id}`](../{where[one.id]}) | {one.line} | {paper} | `{one.config}` | {ratio} | {change} |"
-            )
+            name = _linked(one.id, "../", where)
+            blocks.append(f"| {name} | {one.line} | {paper} | `{one.config}` | {ratio} | {change} |")
         blocks.append("")
     return "\n".join(blocks).rstrip()
+
+
+def _linked(method: str, way: str, where: Mapping[str, str]) -> str:
+    return f"[`{method}`]({way}{where[method]})" if method in where else f"`{method}`"
 
 
 def _result(lines: list[dict[str, Any]]) -> tuple[str, str]:

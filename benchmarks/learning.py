@@ -5,11 +5,13 @@
                           laconic compare with the base: accuracy, tokens, AES, tokens per right answer
     -> results/learning/<id>-<seed>.json, one file for each; results/learning.json with the claims
 
-The budget is decoded tokens, so a method that samples more per step takes fewer steps. A finished run is run again only
-if its method's file or configuration has changed; a killed one goes on. ``--jobs 2`` runs two at a time on one thread
-each, which changes nothing but the seconds. ``--quick`` runs six methods on a fraction of it into a folder of its own
-and writes no claim. Everything is a finding: there is no bar, and a method that does not do here what its paper says is
-listed like any other. A policy of under a million parameters says something about code, not about seven billion.
+The budget is decoded tokens, those of pilots and of dropped groups included, so a method that samples more per step
+takes fewer steps; the last step may go beyond it (``decoded``). A finished run is run again only if its method's file
+or configuration, or the size of the benchmark, has changed; a killed one goes on. A method that fails stops no other:
+the same command tries it again. ``--jobs 2`` runs two at a time on one thread each, which changes the seconds, and the
+order of sums. ``--quick`` runs six methods on a fraction of it into a folder of its own and writes no claim. Everything
+is a finding: there is no bar, and a method that does not do here what its paper says is listed like any other. A policy
+of under a million parameters says something about code, not about seven billion.
 
 A claim is stale when the file or the configuration of its method changes, not with every edit of the trainer, which
 other claims and tests watch.
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -35,7 +38,7 @@ from rich.table import Table
 
 from laconic.atomic import write_atomically
 from laconic.benchmarks.claim import RESULTS, ROOT, Claim, median_and_spread, source_hash, write_claims
-from laconic.benchmarks.learning_anytime import areas, gain
+from laconic.benchmarks.learning_anytime import areas, gain, over_seeds
 from laconic.eval.paired import compare_runs
 from laconic.train.methods import METHODS, find, method_class
 from laconic.train.metrics_log import read_metrics
@@ -52,6 +55,8 @@ MARGIN = 0.02
 """Accuracy that may be lost, with 97.5 % confidence, by a model that counts as no less accurate."""
 STEPS = 10_000
 """More than the tokens allow."""
+BASE = "tiny-thinker"
+WEIGHTS = "train/thinker/weights/model.safetensors"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,84 +71,114 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # of the commands below
-    work = options.work / "quick" if options.quick else options.work
+    work = options.work.resolve() / "quick" if options.quick else options.work.resolve()
     results = work if options.quick else RESULTS / "learning"
     tokens, problems = (QUICK_TOKENS, QUICK_PROBLEMS) if options.quick else (TOKENS, PROBLEMS)
-    chosen = options.only.split(",") if options.only else list(QUICK) if options.quick else trained_methods()
+    chosen = list(QUICK) if options.quick else trained_methods()
+    if options.only:
+        chosen = [find(method).id for method in options.only.split(",")]
     console = Console(highlight=False)
 
-    base = work / "base"
-    evaluate("tiny-thinker", base, problems, work)
+    base, weights = work / "base", {WEIGHTS: source_hash(WEIGHTS)}
+    forget_other(
+        work / "conditions" / "base.json", {"problems": problems, "samples": SAMPLES, "sources": weights}, base
+    )
+    evaluate(BASE, base, problems, work)
     # A table of one seed is whole before the second begins.
     repeated = [method for method in chosen if method in HEADLINE and not options.quick]
     runs = [(method, SEEDS[0]) for method in chosen] + [(method, seed) for seed in SEEDS[1:] for method in repeated]
+    failures: list[str] = []
 
-    def outcome(named: tuple[str, int]) -> dict[str, Any]:
-        path = results / f"{named[0]}-{named[1]}.json"
-        if not up_to_date(path, named[0]):
-            if path.exists():  # measured with other files: what is left of it would be gone on with
-                for folder in ("runs", "eval"):
-                    shutil.rmtree(work / folder / path.stem, ignore_errors=True)
-            measured = run(*named, base, tokens, problems, work)
+    def outcome(named: tuple[str, int]) -> dict[str, Any] | None:
+        method, seed = named
+        path, now = results / f"{method}-{seed}.json", conditions(method, tokens, problems)
+        if not up_to_date(path, now):
+            try:
+                measured = run(method, seed, base, now, work)
+            except Exception as error:  # said at the end; the others need not wait for it
+                failures.append(f"{method}, seed {seed}: {error}")
+                console.print(f"{method}, seed {seed}: failed", markup=False)
+                return None
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, (json.dumps(measured, indent=1) + "\n").encode())
-            console.print(f"{named[0]}, seed {named[1]}: {measured['seconds_with_start']:.0f} s")
+            console.print(f"{method}, seed {seed}: {measured['seconds_with_start']:.0f} s")
         return dict(json.loads(path.read_text()))
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        outcomes = list(pool.map(outcome, runs))
-    console.print(table(outcomes))
+        outcomes = [found for found in pool.map(outcome, runs) if found is not None]
+    if outcomes:
+        console.print(table(outcomes))
+    if failures:
+        sys.exit("\n\n".join([*failures, f"{len(failures)} runs failed; the same command tries them again"]))
     if not options.quick and not options.only:
-        claims = [*claims_of(outcomes), gvm_claim(work), anytime_claim(work)]
+        claims = [*claims_of(outcomes), gvm_claim(outcomes), anytime_claim(tokens, problems, work)]
         write_claims("learning", "python benchmarks/learning.py", claims, {"tokens": tokens, "problems": problems})
 
 
-def up_to_date(path: Path, method: str) -> bool:
-    """Whether there is a result, and the files of its method are those it was measured with."""
-    return path.exists() and json.loads(path.read_text())["sources"] == hashes(method)
+def conditions(method: str, tokens: int, problems: int) -> dict[str, Any]:
+    """What a result depends on: sizes, and sha256 of the files that make it the method's own."""
+    hashes = {source: source_hash(source) for source in sources(method)}
+    return {"budget": tokens, "problems": problems, "samples": SAMPLES, "sources": hashes}
 
 
-def hashes(method: str) -> dict[str, str | None]:
-    """sha256 of the files that make a method's result its own."""
-    return {source: source_hash(source) for source in sources(method)}
+def up_to_date(path: Path, now: Mapping[str, Any]) -> bool:
+    """Whether there is a result, measured under these conditions."""
+    found = json.loads(path.read_text()) if path.exists() else None
+    return found is not None and all(found.get(key) == value for key, value in now.items())
+
+
+def forget_other(mark: Path, now: Mapping[str, Any], *folders: Path) -> None:
+    """Delete what was left in ``folders`` under other conditions, finished or not; it would be gone on with."""
+    if mark.exists() and json.loads(mark.read_text()) == now:
+        return
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(mark, json.dumps(now).encode())
 
 
 def sources(method: str) -> list[str]:
     """File and configuration of a method, and the model it begins with."""
     found = find(method)
     file = Path(inspect.getfile(method_class(found))).resolve().relative_to(ROOT).as_posix()
-    return [file, found.config, "train/thinker/weights/model.safetensors"]
+    return [file, found.config, WEIGHTS]
 
 
 def trained_methods() -> list[str]:
-    """Ids of the methods that have a configuration, the headline ones first."""
-    ids = [method.id for method in METHODS if method.config]
+    """Ids of all methods, the headline ones first."""
+    ids = [method.id for method in METHODS]
     return sorted(ids, key=lambda name: (HEADLINE.index(name) if name in HEADLINE else len(HEADLINE), name))
 
 
-def run(method: str, seed: int, base: Path, tokens: int, problems: int, work: Path) -> dict[str, Any]:
-    """Train, evaluate and compare one method; what its result file holds."""
+def train(method: str, seed: int, now: Mapping[str, Any], work: Path) -> Path:
+    """Train one method under these conditions, or go on with it; a run that has ended stays. Returns its folder."""
+    name, config = f"{method}-{seed}", ROOT / find(method).config
+    forget_other(work / "conditions" / f"{name}.json", now, work / "runs" / name, work / "eval" / name)
+    budget = f"tokens={now['budget']}"
+    command("train", str(config), f"name={name}", f"seed={seed}", budget, f"steps={STEPS}", cwd=work)
+    return work / "runs" / name
+
+
+def run(method: str, seed: int, base: Path, now: Mapping[str, Any], work: Path) -> dict[str, Any]:
+    """Train, evaluate and compare one method under these conditions; what its result file holds."""
     name = f"{method}-{seed}"
-    started = time.perf_counter()
-    config = ROOT / "configs" / "methods" / f"{method}.yaml"
-    command("train", str(config), f"name={name}", f"seed={seed}", f"tokens={tokens}", f"steps={STEPS}", cwd=work)
-    trained = time.perf_counter() - started
     evaluation = work / "eval" / name
-    evaluate(f"runs/{name}", evaluation, problems, work)
-    lines = read_metrics(work / "runs" / name / "metrics.jsonl")
+    started = time.perf_counter()
+    folder = train(method, seed, now, work)
+    trained = time.perf_counter() - started
+    evaluate(f"runs/{name}", evaluation, now["problems"], work)
+    lines = read_metrics(folder / "metrics.jsonl")
     compared = compare_runs(base, evaluation)["overall"]
     accuracy, lengths = compared["accuracy"], compared["tokens"]
     return {
         "method": method,
         "seed": seed,
-        "sources": hashes(method),
+        **now,
         "steps": len(lines),
-        "budget": tokens,
         "decoded": sum(line["tokens/decoded"] for line in lines),
-        "problems": problems,
-        "samples": SAMPLES,
         "signal": sum(line["groups/with_signal"] for line in lines)
         / max(1, sum(line["groups/sampled"] for line in lines)),
+        "threads": int(os.environ["OMP_NUM_THREADS"]),
         "seconds": sum(value for line in lines for key, value in line.items() if key.startswith("seconds/")),
         "seconds_with_start": trained,
         "base_accuracy": accuracy["base"],
@@ -203,34 +238,42 @@ def by_method(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[s
 
 
 def mean(lines: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Over seeds."""
-    return sum(line[key] for line in lines) / len(lines)
+    """Over seeds; NaN where one has no number, as tokens per right answer without one."""
+    return sum(math.nan if line[key] is None else float(line[key]) for line in lines) / len(lines)
 
 
 def claims_of(outcomes: Sequence[Mapping[str, Any]]) -> list[Claim]:
-    """The best token ratio at no loss of accuracy, and that of every headline method."""
+    """The best token ratio at no loss of accuracy, if any method has one, and that of every headline method."""
     methods = by_method(outcomes)
     kept = [
         method for method, lines in methods.items() if all(line["accuracy_change_ci95"][0] >= -MARGIN for line in lines)
     ]
     ratios = {method: [line["token_ratio"] for line in lines] for method, lines in methods.items()}
-    best = min(kept, key=lambda method: median_and_spread(ratios[method])[0])
-    named = {"learning.best_token_ratio": best} | {f"learning.token_ratio.{method}": method for method in HEADLINE}
+    named = {f"learning.token_ratio.{method}": method for method in HEADLINE}
+    if kept:
+        named["learning.best_token_ratio"] = min(kept, key=lambda method: median_and_spread(ratios[method])[0])
     return [
         finding(claim, *median_and_spread(ratios[method]), method, ratios[method]) for claim, method in named.items()
     ]
 
 
-def gvm_claim(work: Path) -> Claim:
+def gvm_claim(outcomes: Sequence[Mapping[str, Any]]) -> Claim:
     """How much more accurate ``gvm`` is than ``grpo`` after the same sampled tokens; the median of three seeds."""
-    pairs = [[work / "eval" / f"{method}-{seed}" for method in ("grpo", "gvm")] for seed in SEEDS]
-    samples = [compare_runs(*pair)["overall"]["accuracy"]["delta"] for pair in pairs]
+    methods = by_method(outcomes)
+    sides = [{line["seed"]: line["accuracy"] for line in methods[method]} for method in ("grpo", "gvm")]
+    samples = [sides[1][seed] - sides[0][seed] for seed in SEEDS]  # of the same problems
     return finding("learning.gvm_accuracy_gain", *median_and_spread(samples), "grpo", samples, also=("gvm",))
 
 
-def anytime_claim(work: Path) -> Claim:
-    """How much larger brpo's area under the budget-accuracy curve is than grpo's; the interval is over problems."""
-    sides = [areas(work / "runs" / f"{method}-1" / "model", PROBLEMS // 2) for method in ("grpo", "brpo")]
+def anytime_claim(tokens: int, problems: int, work: Path) -> Claim:
+    """How much larger brpo's area under the budget-accuracy curve is than grpo's; the interval is over problems, each
+    with the mean of three seeds."""
+    sides = []
+    for method in ("grpo", "brpo"):
+        # Without its folder (a fresh clone has the results alone) a run is trained again.
+        now = conditions(method, tokens, problems)
+        models = [train(method, seed, now, work) / "model" for seed in SEEDS]
+        sides.append(over_seeds([areas(model, problems) for model in models]))
     difference = gain(*sides)
     spread = None if difference.ci95 is None else list(difference.ci95)
     return finding("learning.brpo_anytime_gain", difference.delta, spread, "grpo", also=("brpo",))

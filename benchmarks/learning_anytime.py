@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ BUDGETS, ANSWERS = 8, 2
 
 
 def areas(model: Path, problems: int) -> dict[str, float]:
-    """Area of each of ``problems`` test problems of each procedural task, by problem id."""
+    """Area of each of ``problems`` test problems, shared by the procedural tasks, by problem id."""
     command = [sys.executable, "-m", "laconic", "rollout", str(model), "--config", str(CONFIG), "--json"]
     command += ["--task", "chain", "--task", "search", "-n", str(problems), "rollout.group_size=1"]
     command += [f"rollout.driver.budgets={BUDGETS}", f"rollout.driver.summaries={ANSWERS}"]
@@ -39,6 +39,11 @@ def area(group: Mapping[str, Any]) -> float:
     """Share of right answers over all budgets of a problem."""
     leaves = group["leaves"]
     return sum(leaf["verdict"] == str(Verdict.RIGHT) for leaf in leaves) / len(leaves)
+
+
+def over_seeds(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean area of each problem over models trained with different seeds."""
+    return {problem: sum(areas[problem] for areas in seeds) / len(seeds) for problem in seeds[0]}
 
 
 def gain(base: Mapping[str, float], new: Mapping[str, float]) -> PairedDelta:

@@ -18,6 +18,24 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+LONGEST_FIRST = ("vllm", "test_kill_resume.py", "test_two_ranks.py", "test_gsm8k_end_to_end.py", "test_interrupt.py")
+"""Groups of tests that take a minute and more: begun last, one of them would keep a worker busy alone."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several workers a file stays on one, for its fixtures, and so does vLLM, for memory."""
+    if not config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+
+    def group(item: pytest.Item) -> str:
+        return "vllm" if item.get_closest_marker("vllm") else item.path.name
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(group(item), len(rank)))
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked ``gpu`` where there is none."""

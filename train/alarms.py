@@ -152,7 +152,8 @@ def why_idle(metrics: Mapping[str, Any]) -> str:
     longest = metrics.get("length/max", math.nan)
     return (
         f"answers of the same outcome got equal rewards (the longest had {longest:g} tokens); its target, cap or dead "
-        "zone may lie beyond their lengths, or no group has two right answers"
+        "zone may lie beyond their lengths, no group may have two right answers, or, for methods that compare modes, "
+        "none was given without a thought"
     )
 
 

@@ -77,6 +77,11 @@ class BudgetSettings:
         return bool(self.levels) or self.low is not None
 
     @property
+    def smallest(self) -> int | None:
+        """The least of them in tokens; None without any."""
+        return min(self.levels.values()) if self.levels else self.low
+
+    @property
     def varied(self) -> bool:
         """Whether they differ."""
         return len(self.levels) > 1 or self.low != self.high or self.share < 1

@@ -1,4 +1,4 @@
-"""What is refused before anything heavy starts, and what is only warned about.
+"""What is refused before anything heavy starts; what is only warned about is in ``cautions.py``.
 
 Each check is arithmetic on the settings and the model's config.json; a method that can check itself (``check``) does so
 with its own numbers. A refusal names the value, the limit and the remedy. A method that can have no effect under the
@@ -18,7 +18,7 @@ from .derived import per_prompt, positions, sharding, world_size
 from .model_config import Config
 from .model_files import linear_layers_on_disk, resolve_model
 from .packing.refusals import objection, of_model
-from .settings import Settings
+from .settings import Settings, chosen
 from .settings_io import name_of
 from .trl_keys import check_trl_keys
 
@@ -39,78 +39,6 @@ def check_settings(settings: Settings, config: Config | None) -> None:
     _check_critic(settings)
     _check_packing(settings, config)
     check_trl_keys(settings.trl)
-
-
-def find_warnings(settings: Settings) -> list[str]:
-    """What works but may not be what was meant."""
-    warnings = []
-    reward = settings.reward
-    shaped = any(shaping.range().shaped for shaping, _ in reward.terms)
-    if shaped and _id(settings, "credit") == "grpo" and reward.level == "reward" and not reward.std_floor:
-        warnings.append(
-            f"credit grpo divides by the group's standard deviation, so in groups of right answers only the weight of "
-            f"reward.shaping {_id(settings, 'shaping')} cancels; credit.name=dr_grpo keeps it, as do "
-            "reward.level=advantage and reward.std_floor"
-        )
-    warnings += _broken_promises(settings)
-    if settings.sampler.filter == "signal":
-        warnings += [
-            f"reward.shaping {shaping.name} pays nothing above its cap, but sampler.filter signal looks at outcomes "
-            "before it and drops groups of right answers; sampler.filter=none keeps them"
-            for shaping, _ in reward.terms
-            if shaping.name in ("dler", "thinkprune")
-        ]
-    if shaped and _id(settings, "truncation") == "dot":
-        warnings.append(
-            "length enters twice, by truncation dot and by reward.shaping; the published DOT shapes nothing"
-        )
-    if _id(settings, "sampler") == "gvm" and _id(settings, "truncation") == "dot":
-        warnings.append(
-            f"sampler gvm gives prompts different numbers of answers, and truncation dot cuts nothing in groups below "
-            f"{settings.truncation.smallest_group()}; lower truncation.alpha, or raise sampler.least"
-        )
-    if getattr(settings.objective, "critic", False):
-        warnings.append(
-            f"objective {_id(settings, 'objective')} takes advantages from its values: credit "
-            f"{_id(settings, 'credit')} only fills the log"
-        )
-    problems, seen = settings.task.count, settings.steps * settings.rollout.prompts_per_step
-    if any(shaping.name == "hapo" for shaping, _ in reward.terms) and not settings.task.file and seen <= problems:
-        warnings.append(
-            f"reward.shaping hapo compares with earlier answers to a problem, but {settings.steps} steps of "
-            f"{settings.rollout.prompts_per_step} prompts meet none of {problems} problems twice; lower task.count"
-        )
-    if settings.optim.warmup_steps and settings.optim.schedule == "constant":
-        warnings.append(
-            "optim.warmup_steps has no effect with schedule constant; use optim.schedule=constant_with_warmup"
-        )
-    return warnings
-
-
-def _broken_promises(settings: Settings) -> list[str]:
-    """What no longer holds of rewards under these settings, with the reason."""
-    words = {
-        "dominance": "a wrong answer may score above a right one",
-        "all_wrong": "a group without a right answer learns from lengths alone",
-        "monotone": "a longer right answer may score above a shorter one",
-    }
-    reward = settings.reward
-    warnings = [
-        f"reward.shaping {shaping.name}: {words[invariant]}, since {reason}"
-        for shaping, _ in reward.terms
-        for invariant, reason in shaping.exceptions.items()
-        if invariant != "monotone"
-    ]
-    if len(reward.terms) > 1 or reward.weights:
-        ranges = [(shaping.range(), weight) for shaping, weight in reward.terms]
-        right = 1 + sum(weight * (own.right[0] - 1) for own, weight in ranges)
-        wrong = sum(weight * own.wrong[1] for own, weight in ranges)
-        if right < wrong:
-            warnings.append(
-                f"under reward.weights {[weight for _, weight in ranges]} a right answer may score {right:.3g} and a "
-                f"wrong one {wrong:.3g}; lower the weights until the first is above the second"
-            )
-    return warnings
 
 
 def _check_reward(settings: Settings) -> None:
@@ -134,8 +62,8 @@ def _check_reward(settings: Settings) -> None:
     }
     for key in (key for key, given in idle.items() if given and not shaped):
         raise ConfigError(
-            f"{key} is set, but reward.shaping {_id(settings, 'shaping')} rewards the outcome alone, so that it has no "
-            f"effect; choose a length method (laconic methods), or leave {key} out"
+            f"{key} is set, but reward.shaping {chosen(settings, 'shaping')} rewards the outcome alone, so that it has "
+            f"no effect; choose a length method (laconic methods), or leave {key} out"
         )
     if reward.dead_zone >= rollout.max_completion:
         raise ConfigError(
@@ -145,7 +73,7 @@ def _check_reward(settings: Settings) -> None:
     credit = settings.credit
     if reward.std_floor and not any(f.name == "std_floor" for f in fields(credit)):
         raise ConfigError(
-            f"reward.std_floor is {reward.std_floor:g}, but credit {_id(settings, 'credit')} does not divide by the "
+            f"reward.std_floor is {reward.std_floor:g}, but credit {chosen(settings, 'credit')} does not divide by the "
             "standard deviation of a group; leave it out, or set credit.name=grpo"
         )
     check = getattr(credit, "check", None)
@@ -185,6 +113,7 @@ def _check_ranges(settings: Settings) -> None:
     rollout, optim, save = settings.rollout, settings.optim, settings.save
     at_least = {
         "steps": (settings.steps, 1),
+        "tokens": (settings.tokens, 0),
         "threads": (settings.threads, 0),
         "rollout.prompts_per_step": (rollout.prompts_per_step, 1),
         "rollout.group_size": (rollout.group_size, 1),
@@ -250,16 +179,16 @@ def _check_names(settings: Settings) -> None:
 
 
 def _check_group(settings: Settings) -> None:
-    group_size = settings.rollout.group_size
+    answers = per_prompt(settings.rollout).rollouts
     comparing = ["credit", *(["reward.shaping"] if settings.reward.shaping.scope == "group" else [])]
-    if per_prompt(settings.rollout).rollouts == 1:
+    if answers == 1:
         raise ConfigError(
-            f"rollout.group_size is 1 but {' and '.join(comparing)} ({_id(settings, 'credit')}) compare answers of "
+            f"rollout.group_size is 1 but {' and '.join(comparing)} ({chosen(settings, 'credit')}) compare answers of "
             "a group: one answer has advantage 0 and nothing would be learned; raise rollout.group_size to 2 or more"
         )
     check = getattr(settings.truncation, "check", None)
     if check is not None:
-        check(group_size, bool(settings.trl.get("mask_truncated_completions")))
+        check(answers, bool(settings.trl.get("mask_truncated_completions")))
 
 
 def _check_updates(settings: Settings) -> None:
@@ -329,10 +258,10 @@ def _check_parking(settings: Settings) -> None:
 
 def _check_effects(settings: Settings) -> None:
     driver = name_of(settings.rollout.driver, DRIVERS)
-    if driver != "flat" and _id(settings, "truncation") == "dot":
+    if driver not in ("flat", "treepo", "eptree") and chosen(settings, "truncation") == "dot":
         raise ConfigError(
-            f"truncation dot compares whole answers, but rollout.driver {driver} shares their tokens or cuts them into "
-            "parts; set truncation.name=none, or rollout.driver.name=flat"
+            f"truncation dot compares whole answers, but those of rollout.driver {driver} come in parts, or at lengths "
+            "that it sets; set truncation.name=none, or rollout.driver.name=flat, treepo or eptree"
         )
     check = getattr(settings.objective, "check", None)
     if check is not None:
@@ -349,11 +278,11 @@ def _check_critic(settings: Settings) -> None:
     """What a critic cannot work with, where the objective has one."""
     if not getattr(settings.objective, "critic", False):
         return
-    objective, reward = f"objective {_id(settings, 'objective')}", settings.reward
-    if _id(settings, "adapter") != "none":
+    objective, reward = f"objective {chosen(settings, 'objective')}", settings.reward
+    if chosen(settings, "adapter") != "none":
         raise ConfigError(
             f"{objective} trains a value head beside the policy's weights, and checkpoints of adapter "
-            f"{_id(settings, 'adapter')} hold the adapter only; set adapter.name=none, or objective.name=clip"
+            f"{chosen(settings, 'adapter')} hold the adapter only; set adapter.name=none, or objective.name=clip"
         )
     if reward.level == "advantage":
         raise ConfigError(
@@ -381,10 +310,3 @@ def _check_packing(settings: Settings, config: Config | None) -> None:
         why_not = of_model(config, settings.rollout.longest_context)
     if why_not is not None:
         raise ConfigError(f"optim.packing is tree, but {why_not}; set optim.packing=auto, which then uses rows")
-
-
-def _id(settings: Settings, field: str) -> str:
-    """The name the method in a section goes by."""
-    owner = settings.reward if field == "shaping" else settings
-    table = type(owner).__dataclass_fields__[field].metadata["table"]
-    return name_of(getattr(owner, field), table)

@@ -2,7 +2,9 @@
 
 The head reads the hidden state from which a token is drawn and estimates the return before that token, so one forward
 pass scores a pack and values it, and whatever prepares the policy (DDP, DeepSpeed) prepares the head with it. It begins
-at 0 everywhere. Checkpoints hold it among the policy's weights; what leaves a run does not (``without_value_head``).
+at the mean reward of its first generation everywhere: from 0 the level would have to be learned through the weights of
+single tokens, and until then every answer would look better than expected. Checkpoints hold it among the policy's
+weights; what leaves a run does not (``without_value_head``).
 
 Packs come here with the rollout's reward in place of an advantage, and leave with ``value``, ``returns`` and weights of
 every token's own advantage. Statistics are of the trained tokens of a generation on all ranks.
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..kernels.logprob_head import VALUE_HEAD
+from .adapter import causal_lm
 from .forward import score_all
 from .objectives.gae import gae, length_adaptive_lambda
 from .objectives.ppo import Ppo
@@ -53,12 +56,14 @@ class ValueHead(nn.Module):
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(nn.Linear(hidden, width), nn.SiLU(), last) if width else last
         self.speed, self.trains = speed, trains
+        self.register_buffer("level", torch.zeros(()))
 
     def forward(self, hidden_MH: Tensor) -> Tensor:
         """Values (M,); the gradient ends at the hidden states unless it trains them too."""
         alone = self.trains == "head"
+        seen_MH = (hidden_MH.detach() if alone else hidden_MH).to(next(self.parameters()).dtype)  # DeepSpeed casts them
         with torch.autocast(hidden_MH.device.type, enabled=False):
-            value_M: Tensor = self.speed * self.layers((hidden_MH.detach() if alone else hidden_MH).float()).squeeze(-1)
+            value_M: Tensor = self.level.float() + self.speed * self.layers(seen_MH).float().squeeze(-1)
         return ALONE * value_M + (1 - ALONE) * value_M.detach() if alone else value_M
 
 
@@ -82,6 +87,8 @@ def without_value_head(weights: Mapping[str, T]) -> dict[str, T]:
 def with_advantages(trainer: LaconicTrainer, updates: Sequence[Sequence[PackedBatch]]) -> list[list[PackedBatch]]:
     """The packs of a generation with values, returns and advantages; its metrics go to the trainer's."""
     ppo: Ppo = trainer.settings.objective
+    if trainer.generation == 0:
+        _begin_at_the_mean(trainer, updates)
     valued = [[with_values(trainer.model, pack, trainer.accelerator.device) for pack in packs] for packs in updates]
     filled = [[_estimate(ppo, pack) for pack in packs] for packs in valued]
     parts = [_moments(pack, advantage_N) for packs in filled for pack, advantage_N in packs]
@@ -102,6 +109,20 @@ def with_advantages(trainer: LaconicTrainer, updates: Sequence[Sequence[PackedBa
         [with_credit(pack, (advantage_N - shift) / scale, policy=policy) for pack, advantage_N in packs]
         for packs in filled
     ]
+
+
+def _begin_at_the_mean(trainer: LaconicTrainer, updates: Sequence[Sequence[PackedBatch]]) -> None:
+    """Set the level of a new head to the mean reward over the trained tokens of all ranks."""
+    total = np.zeros(2)
+    for pack in (pack for packs in updates for pack in packs):
+        trained = pack.w_kl != 0
+        # Both weights together are the row weight times the reward.
+        reward_M = (pack.w_pos + pack.w_neg)[trained].astype(np.float64) / pack.w_kl[trained]
+        total += len(reward_M), reward_M.sum()
+    count, reward = np.sum(trainer.ranks.gather(total), axis=0)
+    if count:
+        head = getattr(causal_lm(trainer.accelerator.unwrap_model(trainer.model)), VALUE_HEAD)
+        head.level.fill_(reward / count)
 
 
 @torch.no_grad()

@@ -82,7 +82,7 @@ def derive(settings: Settings, config: Config | None) -> list[str]:
         _packing(settings, config),
         f"{settings.steps:,} steps: {settings.steps * updates:,} updates, at most "
         f"{settings.steps * rollouts_sampled(settings):,} rollouts and {settings.steps * tokens_sampled(settings):,} "
-        "sampled tokens",
+        "sampled tokens" + (f", ending when {settings.tokens:,} are decoded" if settings.tokens else ""),
     ]
     if describe := getattr(settings.sampler, "describe", None):
         lines += describe(rollout.prompts_per_step, rollout.group_size)
@@ -182,7 +182,7 @@ def _pilot(settings: Settings) -> PerPrompt:
 
 def _outliers(settings: Settings) -> list[str]:
     """How many answers of a group DOT can cut at most: k equal outliers of G reach z = sqrt((G-k)(G-1)/(G k))."""
-    alpha, size = getattr(settings.truncation, "alpha", None), settings.rollout.group_size
+    alpha, size = getattr(settings.truncation, "alpha", None), per_prompt(settings.rollout).rollouts
     if alpha is None:
         return []
     cut = sum(math.sqrt((size - k) * (size - 1) / (size * k)) > alpha for k in range(1, size))

@@ -205,12 +205,13 @@ def training_metrics(sampled: Facts, kept: Facts) -> dict[str, Any]:
         "reward/length_only_groups": length_only_signal(kept.right_N, kept.reward_N, kept.group_N),
         "reward/length_only_wrong": length_only_wrong(kept.right_N, kept.reward_N, kept.group_N),
         "reward/flat_groups": flat_groups(kept.reward_N, kept.group_N),
+        "reward/explained_by_length": within_groups(kept.length_N, kept.reward_N, kept.group_N) ** 2,
         "prompt_ids_hash": hashlib.blake2b(b"".join(sampled.prompts.values()), digest_size=8).hexdigest(),
     }
 
 
 def term_metrics(kept: Facts, terms: Sequence[str]) -> dict[str, float]:
-    """For each length method the share of groups in which it tells answers of one outcome apart."""
+    """For each length method the share of groups in which it tells answers of one outcome apart, and its mean part."""
     found = {}
     for number, term in enumerate(terms):
         part_N = kept.part_NK[:, number] if kept.part_NK.shape[1] else np.zeros(len(kept.right_N))
@@ -224,6 +225,8 @@ def term_metrics(kept: Facts, terms: Sequence[str]) -> dict[str, float]:
             for rows in (kept.group_N == group for group in np.unique(kept.group_N))
         ]
         found[active_key(term)] = _mean(np.array(apart_P, dtype=float))
+        found[f"reward/part_right_{term}"] = _mean(part_N[kept.right_N])
+        found[f"reward/part_wrong_{term}"] = _mean(part_N[~kept.right_N])
     return found
 
 
@@ -257,17 +260,17 @@ def repeated(ids_T: NDArray[np.int32]) -> float:
     return 1 - len(np.unique(key_T)) / len(key_T)
 
 
-def within_groups(length_N: NDArray[Any], right_N: NDArray[np.bool_], group_N: NDArray[np.int64]) -> float:
-    """Correlation of length and outcome, both less their group's mean; NaN where one of them does not vary."""
+def within_groups(length_N: NDArray[Any], other_N: NDArray[Any], group_N: NDArray[np.int64]) -> float:
+    """Correlation of length and outcome or reward, both less their group's mean; NaN where one does not vary."""
     _, index_N = np.unique(group_N, return_inverse=True)
     count_P = np.bincount(index_N)
 
     def centred(value_N: NDArray[Any]) -> NDArray[np.float64]:
         return value_N - (np.bincount(index_N, weights=value_N) / count_P)[index_N]
 
-    length, right = centred(length_N.astype(np.float64)), centred(right_N.astype(np.float64))
-    scale = float(np.sqrt((length**2).sum() * (right**2).sum()))
-    return float((length * right).sum()) / scale if scale > SAME else float("nan")
+    length, other = centred(length_N.astype(np.float64)), centred(other_N.astype(np.float64))
+    scale = float(np.sqrt((length**2).sum() * (other**2).sum()))
+    return float((length * other).sum()) / scale if scale > SAME else float("nan")
 
 
 def flat_groups(reward_N: NDArray[np.float64], group_N: NDArray[np.int64]) -> float:

@@ -27,7 +27,7 @@ from .budgets import BudgetSettings
 from .credit import CREDITS
 from .objectives import OBJECTIVES
 from .samplers import SAMPLERS
-from .settings_io import Tree, apply_override, build, choice, choices, dump, read_yaml
+from .settings_io import Tree, apply_override, build, choice, choices, dump, name_of, read_yaml
 from .truncation import TRUNCATIONS
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -244,3 +244,10 @@ def as_dict(settings: Settings) -> Tree:
 def to_yaml(settings: Settings) -> str:
     """The text of a run's ``config.yaml``; ``load_settings`` reads it back equal."""
     return yaml.safe_dump(as_dict(settings), sort_keys=False, allow_unicode=True)
+
+
+def chosen(settings: Settings, section: str) -> str:
+    """The name by which the method in a section (``shaping`` for ``reward.shaping``) was chosen."""
+    owner = settings.reward if section == "shaping" else settings
+    table = type(owner).__dataclass_fields__[section].metadata["table"]
+    return name_of(getattr(owner, section), table)

@@ -163,7 +163,7 @@ class LaconicTrainer(GRPOTrainer):
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """A ticker: one empty batch for every update of the run."""
-        ticks: list[dict[str, Any]] = [{}] * (self.settings.steps * self.updates_per_generation)
+        ticks: list[dict[str, Any]] = [{}] * self.args.max_steps
         return DataLoader(ticks, batch_size=None)
 
     @property

@@ -41,6 +41,11 @@ class Dler(ShapingDefaults):
         if self.cap < 1:
             raise ConfigError(f"dler.cap is {self.cap} but must be at least 1 token; raise it")
 
+    @property
+    def lowest_cap(self) -> int:
+        """The tightest one of a run."""
+        return self.cap
+
     def range(self) -> RewardRange:
         return RewardRange(right=(0.0, 1.0), wrong=(0.0, 0.0))
 

@@ -1,7 +1,7 @@
 """`grpo_lambda`: a length reward for the best solved groups of the batch only, the outcome alone for all others.
 
     n   = floor(share * groups of the batch)
-    top = the n groups with the highest solve rate p > 0; of equal ones those with the smaller problem id
+    top = the n groups with the highest solve rate p > 0; among equal ones a hash of step and problem id decides
     r_i = c_i * (1 - alpha * sigma(z_i))      in a top group, z as in ``arora_sigmoid``
           c_i                                 in all others
 
@@ -9,12 +9,13 @@ Which groups count as solved moves with the batch, so the method needs batches o
 1 / share it never acts, and ``check`` says so.
 
 Source: Stable Reinforcement Learning for Efficient Reasoning, arXiv 2505.18086. The share and alpha of 0.2, and
-rounding down, are from memory or inferred; the order among equal solve rates is ours. Another paper calls a method
-with eligibility traces GRPO-lambda too.
+rounding down, are from memory or inferred. The order among equal solve rates is ours: by the ids themselves, whole
+families of problems would never come first. Another paper calls a method with eligibility traces GRPO-lambda too.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -84,5 +85,11 @@ class GrpoLambda(ShapingDefaults):
         rate_P = [float(responses.right_N[rows_G].mean()) for rows_G in groups]
         solved = [index for index, rate in enumerate(rate_P) if rate > 0]
         first_P = [rows_G[0] for rows_G in groups]
-        solved.sort(key=lambda p: (-rate_P[p], problem_N[first_P[p]], responses.group_N[first_P[p]]))
+        order_P = [_hash(f"{responses.step}/{problem_N[row]}") for row in first_P]
+        solved.sort(key=lambda p: (-rate_P[p], order_P[p], responses.group_N[first_P[p]]))
         return [groups[index] for index in solved[: self.chosen(len(groups))]]
+
+
+def _hash(text: str) -> bytes:
+    """The same on every rank and after a resume."""
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()

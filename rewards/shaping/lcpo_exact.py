@@ -70,8 +70,9 @@ class LcpoExact(ShapingDefaults):
         return RewardRange(right=(1 - most, 1.0), wrong=(-most, 0.0))
 
     def check(self, rollout: Any) -> None:
-        """Refuse a run without any budget."""
-        check_budget(self.name, self.budget, rollout)
+        """Refuse a run without any budget, or with budgets so far away that every answer loses all it can."""
+        most = np.inf if self.max_penalty is None else self.max_penalty
+        check_budget(self.name, self.budget, rollout, most / self.alpha)
 
     def __call__(self, responses: Responses) -> F64:
         """Rewards, float64 (G,)."""

@@ -56,8 +56,8 @@ class LcpoMax(ShapingDefaults):
         return RewardRange(right=(0.0, 1.0), wrong=(0.0, 0.0))
 
     def check(self, rollout: Any) -> None:
-        """Refuse a run without any budget."""
-        check_budget(self.name, self.budget, rollout)
+        """Refuse a run without any budget, or with budgets that no answer comes near."""
+        check_budget(self.name, self.budget, rollout, (1 - self.delta) / self.alpha)
 
     def __call__(self, responses: Responses) -> F64:
         """Rewards, float64 (N,)."""

@@ -34,17 +34,28 @@ def budgets(responses: Responses, otherwise: int | None, method: str) -> F64:
     return np.where(np.isnan(responses.budget_N), float(otherwise), responses.budget_N)
 
 
-def check_budget(method: str, otherwise: int | None, rollout: Any) -> None:
-    """Refuse a run (``rollout`` is its section of the settings) in which no prompt has a budget."""
-    if otherwise is None and not rollout.budget.given:
+def check_budget(method: str, otherwise: int | None, rollout: Any, full: float) -> None:
+    """Refuse a run (``rollout`` is its section of the settings) in which budgets change no reward.
+
+    There is none, or no answer can be so long that it has less than ``full`` tokens of its budget left, up to which
+    all right answers score alike.
+    """
+    given = [tokens for tokens in (otherwise, rollout.budget.smallest) if tokens is not None]
+    if not given:
         raise ConfigError(
             f"reward.shaping {method} compares lengths with a budget, but there is none, so outcomes alone would be "
             "rewarded; set rollout.budget.low, high and instruction, or reward.shaping.budget for one that prompts "
             "do not mention"
         )
+    if min(given) - full >= rollout.max_completion:
+        raise ConfigError(
+            f"reward.shaping {method} gives all right answers with at least {full:g} tokens of their budget left the "
+            f"same reward, and with a budget of {min(given)} or more none that ends by rollout.max_completion = "
+            f"{rollout.max_completion} has less; lower the budget"
+        )
 
 
-def check_reached(method: str, setting: str, tokens: int, rollout: Any) -> None:
+def check_reached(method: str, setting: str, tokens: float, rollout: Any) -> None:
     """Refuse a run in which no answer can be longer than ``tokens``."""
     if tokens >= rollout.max_completion:
         raise ConfigError(

@@ -9,9 +9,10 @@ This is 2^-(N_right - 1) where N_right counts the right exits up to and includin
 Answers from the same exit share N_j, so several of them may be sampled. A thought that stopped by itself is answered
 from its whole length, and an answer sampled without exits is its thought's only one: its reward is the outcome.
 
-Published with rewards minus their mean as the advantage (``dr_grpo``), one thought per prompt and 8 exits: the driver
-``anytime`` with group_size 1, unit summary and one summary to each budget. Its exits are spread over the budgets,
-evenly or with one draw in each stretch, where the paper draws them uniformly from the thought.
+Published with rewards minus their mean as the advantage (``dr_grpo``), each answer's loss divided by its length
+(``objective.normalizer: row_mean``), one thought per prompt and 8 exits: the driver ``anytime`` with group_size 1, unit
+summary and one summary to each budget. Its exits are spread over the budgets, evenly or with one draw in each stretch,
+where the paper draws them uniformly from the thought.
 
 Source: S-GRPO, arXiv 2505.07686; read from a digest of the paper and from re-implementations, which disagree on
 whether N_right counts the current exit.

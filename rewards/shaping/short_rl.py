@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from ...errors import ConfigError
 from .base import F64, Gate, Responses, RewardRange, Scope, ShapingDefaults
+from .needed import check_reached
 
 # Shapes: N responses of a generation, G of one group
 
@@ -59,6 +60,10 @@ class ShortRl(ShapingDefaults):
                 f"short_rl.accuracy_tolerance is {self.accuracy_tolerance} but is a difference of shares, from 0 to 1 "
                 "(length always counts); published: 0.05"
             )
+
+    def check(self, rollout: Any) -> None:
+        """Refuse a dead zone that holds every answer."""
+        check_reached(self.name, "tolerance", self.tolerance, rollout)
 
     def range(self) -> RewardRange:
         return RewardRange(right=(1 - 0.5 * self.weight, 1 + 0.5 * self.weight), wrong=(0.0, 0.0))

@@ -45,12 +45,17 @@ class ThinkPrune(ShapingDefaults):
         if self.stage_steps < 1:
             raise ConfigError(f"thinkprune.stage_steps is {self.stage_steps} but must be at least 1; raise it")
 
+    @property
+    def lowest_cap(self) -> int:
+        """The tightest one of a run."""
+        return min(self.caps)
+
     def range(self) -> RewardRange:
         return RewardRange(right=(0.0, 1.0), wrong=(0.0, 0.0))
 
     def check(self, rollout: Any) -> None:
         """Refuse a run in which no response can exceed any cap."""
-        check_reached(self.name, "caps", min(self.caps), rollout)
+        check_reached(self.name, "caps", self.lowest_cap, rollout)
 
     def cap_at(self, step: int) -> int:
         """The cap in generation ``step``, counted from 0."""

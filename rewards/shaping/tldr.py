@@ -52,8 +52,8 @@ class Tldr(ShapingDefaults):
         return RewardRange(right=(1 + low, 1 + high), wrong=(0.0, 0.0))
 
     def check(self, rollout: Any) -> None:
-        """Refuse a run in which no prompt has a target."""
-        check_budget(self.name, self.budget, rollout)
+        """Refuse a run in which no prompt has a target that an answer can exceed."""
+        check_budget(self.name, self.budget, rollout, 0)
 
     def __call__(self, responses: Responses) -> F64:
         """Rewards, float64 (N,)."""

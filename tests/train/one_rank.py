@@ -19,7 +19,7 @@ from laconic.rewards.selection import Gfpo
 from laconic.rewards.shaping.autothink import AutoThink
 from laconic.rewards.shaping.short_rl import ShortRl
 from laconic.train.compose import first_states
-from laconic.train.credit import ReinforcePP
+from laconic.train.credit import ReinforcePP, TreeAdv
 from laconic.train.experience import credit, select_rollouts, shape, states_after
 from laconic.train.objectives import Clip, LossInputs
 from laconic.train.ranks import Ranks
@@ -50,12 +50,14 @@ def step(ranks: Ranks) -> dict[str, Any]:
     scene = Scene(tokenizer=build_tokenizer(), gather=ranks.gather, states=first_states(REWARD))
     shaped = select_rollouts(shape(experience, REWARD, scene), REWARD, scene)
     found = credit(shaped, ReinforcePP(), REWARD, ranks.gather)
-    assert found.reward_N is not None and found.advantage_N is not None
+    on_trees = credit(shaped, TreeAdv(variant="group_size"), REWARD, ranks.gather)
+    assert found.reward_N is not None and found.advantage_N is not None and on_trees.advantage_N is not None
     totals = sum(ranks.gather(totals_of(found.groups)), Totals())
     rows = flatten(found.groups, found.advantage_N, normalizer="token_mean", max_completion=80, totals=totals)
     return {
         "reward": found.reward_N.tolist(),
         "advantage": found.advantage_N.tolist(),
+        "on_trees": on_trees.advantage_N.tolist(),
         "loss": sum(_loss(pack) for pack in to_packs(rows, 100)),
         "states": states_after(shaped, REWARD, scene),
     }

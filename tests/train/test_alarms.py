@@ -123,6 +123,9 @@ def test_the_metrics_of_a_trained_generation_hold_what_alarms_look_at() -> None:
     assert metrics["reward/length_only_wrong"] == pytest.approx(1 / 3)
     assert metrics["reward/flat_groups"] == pytest.approx(1 / 3)
     assert metrics["reward/active_kimi_length"] == pytest.approx(2 / 3)
+    # Parts of right answers 0.2, -0.2, 0, 0; of wrong ones 0 in the shorter half of a group, else -0.2.
+    assert metrics["reward/part_right_kimi_length"] == pytest.approx(0.0, abs=1e-12)
+    assert metrics["reward/part_wrong_kimi_length"] == pytest.approx(-0.2 / 3)
     looked = {key for rule in RULES for key in rule.keys} - {"policy/entropy"}
     assert looked <= set(metrics)
 
@@ -133,6 +136,8 @@ def test_correlation_of_length_and_outcome_is_within_groups() -> None:
     assert within_groups(-length, right, group) == pytest.approx(-1.0)
     assert np.isnan(within_groups(length, np.ones(4, bool), group))
     assert np.isnan(within_groups(length[:0], right[:0], group[:0]))
+    # Rewards less their groups' means -1, 1 and 2, -2, lengths -0.5, 0.5 twice: -1 / sqrt(10).
+    assert within_groups(length, np.array([0, 2, 5, 1.0]), group) == pytest.approx(-1 / np.sqrt(10))
 
 
 def test_repetition_is_the_share_of_ngrams_that_were_there_before() -> None:

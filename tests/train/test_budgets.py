@@ -72,6 +72,7 @@ def test_an_instruction_follows_the_prompt_or_surrounds_it() -> None:
 def test_without_budgets_nothing_is_asked_for() -> None:
     none = BudgetSettings()
     assert math.isnan(none.of(1, "p", 0)) and none.template("x{prompt}", 1, "p", 0) == "x{prompt}" and not none.given
+    assert none.smallest is None and RANGE.smallest == 100 and LEVELS.smallest == 100
     unsaid = BudgetSettings(low=50, high=50)
     assert unsaid.of(1, "p", 0) == 50 and unsaid.template(None, 1, "p", 0) is None and unsaid.given
 

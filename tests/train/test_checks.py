@@ -9,7 +9,8 @@ import pytest
 from trl import GRPOConfig
 
 from laconic.errors import ConfigError
-from laconic.train.checks import check_settings, find_warnings
+from laconic.train.cautions import find_warnings
+from laconic.train.checks import check_settings
 from laconic.train.settings import load_settings
 from laconic.train.trl_keys import reason_refused
 
@@ -236,3 +237,29 @@ def test_an_adapter_that_cannot_work_is_refused_before_anything_is_loaded(overri
 def test_a_cache_bound_that_cannot_work_is_refused():
     assert "rollout.kv_gb is 0 but must be above 0" in refusal("grpo", "rollout.kv_gb=0")
     assert "is the server's; leave it out" in refusal("grpo", "rollout.kv_gb=2", "rollout.engine=vllm_server")
+
+
+@pytest.mark.parametrize("method", ["hgpo", "hapo", "o1_pruner", "adaptive_lagrangian", "s_grpo", "thinkprune", "dler"])
+def test_the_configuration_of_a_length_method_has_no_weight_that_credit_would_cancel(method):
+    assert not any("cancels" in line for line in find_warnings(load_settings(CONFIGS / f"{method}.yaml")))
+
+
+def test_other_credit_that_divides_by_a_deviation_cancels_weights_too():
+    found = find_warnings(load_settings(CONFIGS / "kimi_length.yaml", ["credit.name=tree_grpo"]))
+    assert any("credit tree_grpo divides" in line and "cancels" in line for line in found)
+
+
+@pytest.mark.parametrize(("second", "twice"), [("alp", True), ("laser_d", True), ("ngram_rep", False)])
+def test_two_prices_of_length_are_warned_about(second, twice):
+    settings = load_settings(CONFIGS / "kimi_length.yaml", [f"reward.more=[{{name: {second}}}]"])
+    words = f"kimi_length and {second} each reward short answers"
+    assert any(words in line for line in find_warnings(settings)) == twice
+
+
+@pytest.mark.parametrize(
+    ("credit", "lost"), [("{name: dr_grpo}", True), ("{name: reinforce_pp, baseline: none}", False)]
+)
+def test_a_reference_accuracy_that_credit_would_cancel_is_warned_about(credit, lost):
+    overrides = ["reward.shaping.reference=samples.parquet", f"credit={credit}"]
+    found = find_warnings(load_settings(CONFIGS / "adaptthink.yaml", overrides))
+    assert any("the reference has no effect" in line for line in found) == lost

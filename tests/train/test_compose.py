@@ -15,8 +15,10 @@ from laconic.rewards.shaping import KimiLength, NoShaping, Responses, RewardRang
 from laconic.rewards.shaping.short_rl import ShortRl
 from laconic.train.compose import first_states, state_metrics
 from laconic.train.credit import DrGrpo, Grpo, ReinforcePP
+from laconic.train.credit.base import constant
 from laconic.train.experience import Experience, credit, select_rollouts, shape, states_after
 from laconic.train.responses import Scene, responses_of, within_dead_zone
+from laconic.train.rows import flatten
 from laconic.train.settings import RewardSettings
 
 EXACT = 1e-12
@@ -135,6 +137,30 @@ def test_a_response_that_is_not_selected_has_no_advantage_and_moves_no_statistic
     chosen = select_rollouts(shape(experience, reward), reward)
     found = credit(chosen, DrGrpo(), reward)
     assert found.advantage_N is not None and found.advantage_N.tolist() == [-0.5, 0.5, 0, 0]
+    rows = flatten(found.groups, found.advantage_N, normalizer="token_mean", max_completion=800)
+    assert [row.weight for row in rows] == [1 / 2000] * 2, "its tokens count in what the loss divides by"
+
+
+class TokenByToken:
+    """Credit that gives every token the reward of its answer, and 0 where there is none."""
+
+    name = "token_by_token"
+
+    def on_trees(self, reward_N: np.ndarray, groups: Any, gather: Any) -> list[Any]:
+        answers = [(group, rollout) for group in groups for rollout in group.rollouts]
+        return [constant(*one, float(np.nan_to_num(value))) for one, value in zip(answers, reward_N, strict=True)]
+
+
+def test_credit_of_tokens_is_composed_and_selected_like_that_of_answers() -> None:
+    kimi, selection = KimiLength(1.0, "sign_split"), Gfpo(keep=3, stats="kept")
+    reward = RewardSettings(shaping=kimi, weights=(0.2,), level="advantage", selection=selection)
+    found = credit(select_rollouts(shape(experience_of(MIXED), reward), reward), TokenByToken(), reward)
+    expected = [1 + 0.2 / 2, 1 + 0.2 / 6, 0, -0.2 / 6]
+    np.testing.assert_allclose(found.advantage_N, expected, rtol=0, atol=EXACT)
+    assert found.token_advantage is not None
+    for tokens, (length, _), value in zip(found.token_advantage, MIXED, expected, strict=True):
+        (advantage_T,) = tokens.values()
+        np.testing.assert_allclose(advantage_T, np.full(length, value), rtol=0, atol=EXACT)
 
 
 @pytest.mark.parametrize(

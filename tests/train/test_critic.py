@@ -16,7 +16,8 @@ from tiny_trainer import CONFIGS
 from laconic.errors import ConfigError
 from laconic.kernels.logprob_head import add_logprob_head
 from laconic.rollout.engines.weights import complete_state
-from laconic.train.checks import check_settings, find_warnings
+from laconic.train.cautions import find_warnings
+from laconic.train.checks import check_settings
 from laconic.train.critic import ALONE, ValueHead, add_value_head, with_advantages, with_credit, with_values
 from laconic.train.forward import score, score_all
 from laconic.train.objectives import Ppo, Vapo
@@ -41,9 +42,10 @@ def critic_model(tiny_qwen, ppo):
     return model
 
 
-def fake_trainer(model, ppo, generation=0):
+def fake_trainer(model, ppo, generation=3):
     return SimpleNamespace(
-        model=model, settings=SimpleNamespace(objective=ppo), accelerator=SimpleNamespace(device="cpu"),
+        model=model, settings=SimpleNamespace(objective=ppo), 
+        accelerator=SimpleNamespace(device="cpu", unwrap_model=lambda model: model),
         ranks=SimpleNamespace(gather=lambda value: [value]), generation=generation, _generation_metrics={},
     )  # fmt: skip
 
@@ -68,6 +70,16 @@ def test_its_gradient_reaches_the_policy_only_where_it_may(trains):
     values_M.sum().backward()
     assert head.layers.weight.grad[0].tolist() == pytest.approx([30.0 * (ALONE if trains == "head" else 1)] * 4)
     assert (hidden_MH.grad is None) == (trains == "head")
+
+
+def test_a_head_that_was_cast_to_16_bits_answers_in_float32():
+    """DeepSpeed casts all weights of the module, while hidden states may come in either type."""
+    for width in (0, 3):
+        head = ValueHead(4, width=width).bfloat16()
+        for seen in (torch.float32, torch.bfloat16):
+            value_M = head(torch.ones(2, 4, dtype=seen))
+            assert value_M.dtype == torch.float32 and value_M.shape == (2,)
+            value_M.sum().backward()
 
 
 def test_values_are_of_the_state_before_the_token(flat_groups, tiny_qwen):
@@ -115,6 +127,22 @@ def test_advantages_and_returns_of_packs_are_those_of_each_row(ppo, flat_groups,
             np.testing.assert_allclose(pack.returns[at], critic_T + pack.value[at], atol=1e-5)
             assert (pack.w_pos >= 0).all() and (pack.w_neg <= 0).all()
     assert sorted(seen) == rewards
+
+
+def test_values_begin_at_the_mean_reward_of_the_first_generation(flat_groups, tiny_qwen):
+    updates = [packs_of(flat_groups(3, LENGTHS)), packs_of(flat_groups(4, LENGTHS))]
+    model = critic_model(tiny_qwen, Ppo())
+    trainer = fake_trainer(model, Ppo(), generation=0)
+    filled = with_advantages(trainer, updates)
+    packs = [pack for packs in updates for pack in packs]
+    reward_M = np.concatenate([((p.w_pos + p.w_neg)[p.w_kl != 0] / p.w_kl[p.w_kl != 0]) for p in packs])
+    level = reward_M.astype(np.float64).mean()
+    assert 0 < level < 1 and float(model.value_head.level) == pytest.approx(level, rel=1e-6)
+    value_M = np.concatenate([pack.value[pack.w_kl != 0] for pack in filled[0]])
+    np.testing.assert_allclose(value_M, level, rtol=1e-6)
+    assert trainer._generation_metrics["value/error"] == pytest.approx(0, abs=1e-6)
+    with_advantages(fake_trainer(model, Ppo(), generation=1), [packs_of(flat_groups(5, LENGTHS))])
+    assert float(model.value_head.level) == pytest.approx(level, rel=1e-6), "later generations leave it"
 
 
 def test_whitening_is_over_all_trained_tokens_of_the_generation(flat_groups, tiny_qwen):

@@ -270,6 +270,7 @@ def test_metrics_of_what_is_trained_on() -> None:
     kept, _ = select_groups(sampled, "signal", at_most=8)
     metrics = training_metrics(facts_of(sampled), facts_of(credit(shape(kept, PLAIN), Grpo(), PLAIN)))
     assert metrics.pop("prompt_ids_hash")
+    assert metrics.pop("reward/explained_by_length") == pytest.approx(1.0)  # the only long answer is the only wrong one
     assert metrics == {
         "groups/sampled": 2, "groups/kept": 1, "groups/with_signal": 1, "dot/cut": 1 / 18, "reward/mean": 15 / 16,
         "reward/wrong_above_right": 0.0, "reward/length_only_groups": 0.0, "reward/length_only_wrong": 0.0,

@@ -28,7 +28,7 @@ def test_two_ranks_find_the_advantages_and_the_loss_of_one(tmp_path: Path) -> No
     parts = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(RANKS)]
     alone = one_rank.step(Ranks())
     cuts = np.cumsum([len(answers) for answers in one_rank.GROUPS])[:-1]
-    for key in ("reward", "advantage"):
+    for key in ("reward", "advantage", "on_trees"):
         whole = np.split(np.array(alone[key]), cuts)
         for rank, part in enumerate(parts):
             assert part[key] == np.concatenate(whole[rank::RANKS]).tolist()

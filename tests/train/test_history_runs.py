@@ -32,10 +32,3 @@ def test_a_resumed_run_goes_on_with_the_same_memory(method, make):
     assert resumed.reward_states == alone.reward_states
     last = [load_file(run.run_dir / f"checkpoints/step-{STEPS:06}/model.safetensors") for run in (alone, resumed)]
     assert all(last[0][name].equal(last[1][name]) for name in last[0])
-
-
-@pytest.mark.parametrize("method", ["adaptthink", "thinkless", "autothink"])
-def test_two_steps_from_the_configuration_of_a_method_with_modes(method, make):
-    trainer = make(method, "steps=2")
-    trainer.train()
-    assert trainer.state.global_step == 2

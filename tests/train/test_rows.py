@@ -77,6 +77,14 @@ def test_a_rollout_of_several_rows_weighs_as_much_as_one_of_a_single_row():
     np.testing.assert_allclose([losses[0] + losses[1], losses[2]], [-0.5, 0.5], rtol=1e-12)
 
 
+def test_worked_terms_of_a_trace_of_three_chunks_beside_one_of_a_single_chunk():
+    # Each token weighs 1 / (2 L), with L = 8 and 2: as a mean over four rows, terms of 1, .5, .5 and 2.
+    rows = flatten([answers([4, 2, 2, 2], rollouts=[(0, 1, 2), (3,)])], [1, 1], normalizer="row_mean", max_completion=9)
+    terms = [row.weight * row.trained.sum() for row in rows]
+    np.testing.assert_allclose(np.multiply(terms, len(rows)), [1, 0.5, 0.5, 2], rtol=1e-12)
+    assert sum(terms) == pytest.approx(1)
+
+
 def test_a_rollout_of_chunks_trains_each_token_once_with_its_own_length():
     # The second leaf's path holds the first two tokens of the first one again, and continues them.
     group = answers([4])

@@ -48,15 +48,17 @@ def first_line(trainer: LaconicTrainer) -> dict[str, Any]:
     return read_metrics(trainer.run_dir / "metrics.jsonl")[0]
 
 
-def test_loss_and_gradient_of_an_update_do_not_depend_on_the_size_of_packs(make: Train) -> None:
-    found = []
+def test_loss_and_gradient_of_an_update_do_not_depend_on_the_size_of_packs(
+    make: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, packs = [], []
+    monkeypatch.setattr(
+        "laconic.train.trainer.updates_of", lambda *known: packs.append(updates_of(*known)) or packs[-1]
+    )
     for tokens in (1, 100_000):
         trainer = make("grpo", f"optim.micro_batch_tokens={tokens}", folder=str(tokens))
-        packs = []
-        pack = trainer._pack
-        trainer._pack = lambda experience, pack=pack, packs=packs: packs.append(pack(experience)) or packs[-1]
         trainer.train()
-        found.append((len(packs[0][0]), first_line(trainer), weights(trainer)))
+        found.append((len(packs[-1][0]), first_line(trainer), weights(trainer)))
     (many, one_line, one), (few, other_line, other) = found
     assert many > 4 and few == 1
     assert one_line["grad_norm"] > 1e-3
@@ -177,9 +179,8 @@ def test_the_trainer_scores_what_the_engine_sampled_at_its_temperature(make: Tra
 
 def test_pds_samples_more_prompts_and_trains_on_no_more_than_wanted(make: Train) -> None:
     trainer = make("pds", "steps=3", "sampler.initial_factor=2", "truncation.name=none")
-    kept = []
-    pack = trainer._pack
-    trainer._pack = lambda experience: kept.append(experience) or pack(experience)
+    kept, collect = [], trainer._collect
+    trainer._collect = lambda: kept.append(collect()) or kept[-1]
     trainer.train()
     lines = read_metrics(trainer.run_dir / "metrics.jsonl")
     assert lines[0]["groups/sampled"] == 8

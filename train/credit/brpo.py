@@ -68,7 +68,7 @@ class Brpo:
             )
 
     def check(self, settings: Any) -> None:
-        """Raise ``ConfigError`` unless summaries have rewards of their own and all rows weigh the same."""
+        """Raise ``ConfigError`` unless all summaries have rewards of their own and all rows weigh the same."""
         driver = settings.rollout.driver
         if getattr(driver, "name", "") != "anytime" or driver.unit != "summary":
             raise ConfigError(
@@ -79,6 +79,11 @@ class Brpo:
             raise ConfigError(
                 "credit brpo trains a thought in one of many rows, but objective.normalizer row_mean divides each by "
                 "its own length; set objective.normalizer=constant"
+            )
+        if settings.reward.selection.name != "all":
+            raise ConfigError(
+                f"reward.selection {settings.reward.selection.name} leaves summaries out, but credit brpo trains a "
+                "thought in the row of its last one, and would leave it out too; set reward.selection.name=all"
             )
 
     def __call__(self, reward_N: ArrayLike, group_N: ArrayLike) -> F64:

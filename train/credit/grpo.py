@@ -29,6 +29,7 @@ class Grpo:
     epsilon: float = 1e-4
     """Added to the standard deviation."""
     std_floor: float = field(default=0.0, metadata={"shared": True})
+    """Least standard deviation to divide by, before epsilon is added: ``reward.std_floor``."""
 
     name: ClassVar[str] = "grpo"
 

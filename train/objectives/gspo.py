@@ -6,11 +6,12 @@ With l_t = log pi - log pi_old over the n trained tokens of a row:
     loss = -( w_pos * min(s, 1 + epsilon_high) + w_neg * max(s, 1 - epsilon_low) )      for each of its tokens
 
 Bounds are narrow, because a mean over hundreds of tokens moves little. With ``token_credit`` the gradient of a token
-is that of sg(s) * pi / sg(pi) (GSPO-token): values are the same, and so are the gradients of a row with one advantage;
-where tokens have advantages of their own, it keeps them, while s itself would spread their mean over the row.
+is that of sg(s) * pi / sg(pi) (GSPO-token): values are the same, and so is the gradient of a row with one advantage, a
+KL term aside; where tokens have advantages of their own, it keeps them, while s itself would spread their mean over the
+row.
 
-A row is the path to one leaf; its tokens that another row of the rollout trains are not in its mean. Rows whose tokens
-are cut or of which some have no old log-prob take a mean over what is left, these counting as l = 0.
+A row is the path to one leaf; its tokens that another row of the rollout trains are not in its mean. Of a row that
+is cut, what is left counts; a token without an old log-prob counts as l = 0.
 
 Source: Group Sequence Policy Optimization, arXiv 2507.18071 (epsilons from memory). Without ``token_credit`` values and
 gradients equal those of trl 1.16 with importance_sampling_level "sequence", its KL term included.

@@ -1,6 +1,6 @@
 """`kl_cov`: policy gradient without clipping, with a penalty on the few tokens that would collapse the entropy.
 
-Over the M trained tokens of a pack, with A_j the advantage of token j's row:
+Over the M trained tokens of a pack, with A_j the advantage of token j:
 
     cov_j  = (A_j - mean A) * (log pi_j - mean log pi)              detached
     K      = max(1, floor(M * ratio)) tokens with the largest cov
@@ -49,10 +49,8 @@ class KlCov(PolicyLoss):
                 f"objective.ratio is {self.ratio:g} but is a share of tokens, above 0 and at most 1; the usual value "
                 "is 0.002"
             )
-        if not self.coef >= 0 or not self.kl >= 0:
-            raise ConfigError(
-                f"objective.coef is {self.coef:g} and objective.kl is {self.kl:g}, but both must be 0 or more"
-            )
+        if not self.coef >= 0:
+            raise ConfigError(f"objective.coef is {self.coef:g} but must be 0 or more; DOT uses 1")
         super().__post_init__()
 
     @property
@@ -82,9 +80,14 @@ class KlCov(PolicyLoss):
 
     def highest_covariance(self, inputs: LossInputs) -> Tensor:
         """Indices of the penalised tokens, int64 (K,)."""
-        log_probs_M = inputs.log_probs_M.detach()
-        # w_kl is the weight of the token's only row, so this is the row's advantage.
-        advantage_M = (inputs.w_pos_M + inputs.w_neg_M) / inputs.w_kl_M
-        covariance_M = (advantage_M - advantage_M.mean()) * (log_probs_M - log_probs_M.mean())
-        count = min(len(log_probs_M), max(1, int(len(log_probs_M) * self.ratio)))
+        covariance_M = covariance(inputs)
+        count = min(len(covariance_M), max(1, int(len(covariance_M) * self.ratio)))
         return torch.topk(covariance_M, count).indices
+
+
+def covariance(inputs: LossInputs) -> Tensor:
+    """Each token's share in the covariance of advantage and log-prob over the pack, constant (M,)."""
+    log_probs_M = inputs.log_probs_M.detach()
+    # w_kl is the weight of the token's only row, so this is its advantage without the weight.
+    advantage_M = (inputs.w_pos_M + inputs.w_neg_M) / inputs.w_kl_M
+    return (advantage_M - advantage_M.mean()) * (log_probs_M - log_probs_M.mean())

@@ -28,7 +28,7 @@ Source: PPO, arXiv 1707.06347; GAE, arXiv 1506.02438; a critic with lambda 1 for
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -105,7 +105,8 @@ class Ppo(Clip):
 
     def __call__(self, inputs: LossInputs) -> LossOutputs:
         assert inputs.value_M is not None and inputs.old_value_M is not None and inputs.return_M is not None
-        outputs = super().__call__(inputs)
+        # A KL term takes the same row weights from w_ent, which is 0 while only the value is learned.
+        outputs = super().__call__(replace(inputs, w_kl_M=inputs.w_ent_M))
         loss_M, clipped_M = value_loss(inputs.value_M, inputs.old_value_M, inputs.return_M, self.value_clip)
         loss = outputs.loss + self.value_coef * torch.sum(inputs.w_kl_M * loss_M)
         mean = float(loss_M.detach().sum()) / max(1, len(loss_M))

@@ -51,6 +51,8 @@ class Curriculum:
     """``signal`` leaves out groups whose answers are all right or all wrong."""
 
     name: ClassVar[str] = "curriculum"
+    looks_back: ClassVar[bool] = True
+    """It learns of a problem from earlier answers to it."""
 
     def __post_init__(self) -> None:
         steps = [band.step for band in self.bands]

@@ -94,6 +94,11 @@ class Gvm:
             )
 
     @property
+    def looks_back(self) -> bool:
+        """Whether it learns of a problem from earlier answers to it."""
+        return self.estimate == "history"
+
+    @property
     def pilot_samples(self) -> int:
         """Answers per prompt that are sampled besides those trained."""
         return self.pilot if self.estimate == "pilot" else 0

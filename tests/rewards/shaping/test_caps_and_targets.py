@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from laconic.errors import ConfigError
-from laconic.rewards.shaping import Dler, Laser, LcpoMax, Phi4Length, Responses, ThinkPrune, Tldr
+from laconic.rewards.shaping import Dler, Laser, LcpoExact, LcpoMax, Phi4Length, Responses, ThinkPrune, Tldr
+from laconic.train.cautions import find_warnings
+from laconic.train.settings import load_settings
 
 
 def near(*values: float) -> object:
@@ -92,10 +95,42 @@ def test_a_run_in_which_length_would_change_no_reward_is_refused(shaping: Any) -
     shaping.check(SimpleNamespace(max_completion=641))
 
 
-@pytest.mark.parametrize("method", [LcpoMax, Tldr])
+def run_with(smallest: int | None) -> SimpleNamespace:
+    """The section ``rollout`` of a run whose prompts ask for so many tokens at least."""
+    return SimpleNamespace(budget=SimpleNamespace(smallest=smallest), max_completion=640)
+
+
+@pytest.mark.parametrize("method", [LcpoExact, LcpoMax, Tldr])
 def test_a_run_without_any_budget_is_refused(method: Any) -> None:
-    without = SimpleNamespace(budget=SimpleNamespace(given=False))
     with pytest.raises(ConfigError, match="rollout.budget.low"):
-        method().check(without)
-    method(budget=50).check(without)
-    method().check(SimpleNamespace(budget=SimpleNamespace(given=True)))
+        method().check(run_with(None))
+    method(budget=50).check(run_with(None))
+    method().check(run_with(50))
+
+
+@pytest.mark.parametrize(
+    ("shaping", "full"),
+    [
+        (LcpoMax(alpha=0.01), 50),  # a right answer 50 tokens below its budget earns 1
+        (LcpoExact(alpha=0.01), 90),  # one 90 tokens below loses 0.9
+        (Tldr(), 0),
+    ],
+)
+def test_a_run_whose_budgets_no_answer_comes_near_is_refused(shaping: Any, full: int) -> None:
+    shaping.check(run_with(640 + full - 1))
+    rows = Responses.of([1, 1], [639, 640], budget_N=np.full(2, 640.0 + full - 1))
+    assert np.ptp(shaping(rows)) > 0
+    with pytest.raises(ConfigError, match="lower the budget"):
+        shaping.check(run_with(640 + full))
+    rows = Responses.of([1, 1, 1], [0, 300, 640], budget_N=np.full(3, 640.0 + full))
+    assert np.ptp(shaping(rows)) < 1e-9
+    replace(shaping, budget=100).check(run_with(640 + full))
+
+
+def test_a_filter_on_outcomes_is_warned_about_where_the_cap_lies_below_the_completion_cap() -> None:
+    def warned(method: str, *overrides: str) -> bool:
+        found = find_warnings(load_settings(f"configs/methods/{method}.yaml", [*overrides]))
+        return any("drops groups of right answers" in line for line in found)
+
+    assert not warned("dler") and warned("dler", "reward.shaping.cap=100")
+    assert not warned("thinkprune") and warned("thinkprune", "sampler.filter=signal")

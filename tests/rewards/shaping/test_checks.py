@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from laconic.rewards.shaping import KimiLength, Responses, correct_dominance, length_only_signal
+from laconic.rewards.shaping import KimiLength, Responses, correct_dominance, length_only_signal, length_only_wrong
 
 # Groups: 4 mixed, 1 all wrong, 8 all right, 2 of one response.
 GROUP_N = np.array([4, 1, 4, 8, 1, 8, 2])
@@ -31,6 +31,12 @@ def test_length_only_signal_is_different_rewards_for_equal_outcomes() -> None:
     assert length_only_signal(RIGHT_N, [1, 0, 0, 1.2, -0.5, 0.8, 1], GROUP_N) == 0.5
 
 
+def test_length_only_wrong_counts_groups_without_a_right_response_only() -> None:
+    assert length_only_wrong(RIGHT_N, RIGHT_N, GROUP_N) == 0.0
+    assert length_only_wrong(RIGHT_N, [1, 0, 0, 1.2, 0, 0.8, 1], GROUP_N) == 0.0
+    assert length_only_wrong(RIGHT_N, [1, 0, 0, 1.2, -0.5, 0.8, 1], GROUP_N) == 0.25
+
+
 def test_the_published_kimi_rule_raises_an_alarm_on_an_all_wrong_group_and_the_default_does_not() -> None:
     wrong = Responses.of(np.zeros(4), [200, 400, 800, 600])
     for gate, share in (("correct_only", 0.0), ("sign_split", 1.0)):
@@ -39,4 +45,4 @@ def test_the_published_kimi_rule_raises_an_alarm_on_an_all_wrong_group_and_the_d
 
 
 def test_no_groups_raise_no_alarm() -> None:
-    assert correct_dominance([], [], []) == length_only_signal([], [], []) == 0.0
+    assert correct_dominance([], [], []) == length_only_signal([], [], []) == length_only_wrong([], [], []) == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,8 +39,16 @@ def test_length_counts_in_the_best_solved_groups_only() -> None:
     assert reward_N[8:].tolist() == responses.right_N[8:].astype(float).tolist()
 
 
-def test_among_equal_solve_rates_the_smaller_problem_id_decides() -> None:
-    assert shaped_groups(GrpoLambda(share=0.25), batch([2, 2, 2, 2], "dbca")) == [3]
+def test_among_equal_solve_rates_a_hash_of_problem_and_step_decides() -> None:
+    shaping = GrpoLambda(share=0.25)
+
+    def chosen(problems: str, step: int) -> str:
+        [[first, *_]] = shaping.top_groups(replace(batch([2, 2, 2, 2], problems), step=step))
+        return problems[GROUP_N[first]]
+
+    picks = [chosen("abcd", step) for step in range(40)]
+    assert {*picks} == {*"abcd"}, "no problem is left out for ever"
+    assert picks == [chosen("dbca", step) for step in range(40)], "places in the batch do not count"
     assert shaped_groups(GrpoLambda(share=0.5), batch([2, 2, 2, 2], "bbbb")) == [0, 1]
 
 

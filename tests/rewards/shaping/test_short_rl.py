@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,6 +60,12 @@ def test_the_best_accuracy_is_remembered_and_a_worse_batch_does_not_lower_it() -
         batch = replace(responses(right_N, [5, 9]), state=state)
         state = FULL.next_state(batch)
         assert state == {"best_accuracy": best}
+
+
+def test_a_dead_zone_that_holds_every_answer_is_refused() -> None:
+    ShortRl(tolerance=639).check(SimpleNamespace(max_completion=640))
+    with pytest.raises(ConfigError, match="tolerance of short_rl is 640"):
+        ShortRl(tolerance=640).check(SimpleNamespace(max_completion=640))
 
 
 @pytest.mark.parametrize("settings", [{"weight": 0.0}, {"weight": 1.1}, {"tolerance": -1}, {"accuracy_tolerance": 1.5}])

@@ -214,10 +214,9 @@ def test_order_of_rollouts_and_unscored_summaries(seed):
     for one, value in zip(straight, score, strict=True):
         if np.isnan(value):
             assert not any(one[segment].any() for segment in one if segment > 3)
-    for mode in ("v2only",):
-        found = on(Brpo(mode=mode, summaries="none"), np.nan_to_num(score), group)
-        total = sum(thinking_tokens(group, found, g)[:1] for g in range(3))
-        assert total == pytest.approx(0, abs=1e-9)
+    found = on(Brpo(mode="v2only", summaries="none"), np.nan_to_num(score), group)
+    total = sum(thinking_tokens(group, found, g)[:1] for g in range(3))
+    assert total == pytest.approx(0, abs=1e-9)
 
 
 def test_each_token_of_a_thought_is_trained_once_in_the_rows_of_an_update():
@@ -247,6 +246,7 @@ def test_a_run_that_cannot_use_it_is_refused_before_it_starts():
         ("rollout.driver.unit=trace", "rollout.driver.unit=summary"),
         ("rollout.driver.name=flat", "rollout.driver.name=anytime"),
         ("objective.normalizer=row_mean", "normalizer=constant"),
+        ("reward.selection={name: gfpo, keep: 2}", "would leave it out too; set reward.selection.name=all"),
     ):
         with pytest.raises(ConfigError, match=f"credit brpo .*{words}"):
             check_settings(load_settings(config, [change]), None)

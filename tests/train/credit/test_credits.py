@@ -111,6 +111,17 @@ def test_advantages_do_not_depend_on_the_order_of_rows_or_on_other_groups(case):
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(rollouts())
+def test_an_answer_never_gets_less_than_one_of_its_group_with_a_lower_reward(case):
+    reward_N, group_N, _ = case
+    for method in METHODS:
+        advantage_N = call(method, reward_N, group_N)
+        for group in np.unique(group_N):
+            rising = advantage_N[group_N == group][np.argsort(reward_N[group_N == group], kind="stable")]
+            assert (np.diff(rising) >= -1e-12).all()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(rollouts())
 def test_advantages_follow_their_definition_group_by_group(case):
     reward_N, group_N, _ = case
     for group in np.unique(group_N):

@@ -287,6 +287,35 @@ def test_advantages_are_finite_and_0_where_nothing_was_scored_or_all_rewards_are
 
 @some
 @seeds
+def test_a_right_leaf_never_gets_less_than_a_wrong_one_of_its_prompt(seed):
+    groups = random_groups(seed)
+    rng = np.random.default_rng(seed)
+    right = [rng.integers(0, 2, len(g.rollouts)).astype(float) for g in groups]
+    for method in (TreeAdv(), TreeAdv(variant="group_size"), TreeAdv(leaf_weights="baseline"), TreeGrpo()):
+        found = on(method, np.concatenate(right), *groups)
+        for group, of_group in zip(groups, right, strict=True):
+            mine, found = found[: len(of_group)], found[len(of_group) :]
+            pairs = zip(group.rollouts, mine, strict=True)
+            level = [{round(value, 9) for value in by_token(group, *pair).values()} for pair in pairs]
+            assert all(len(values) <= 1 for values in level), "one advantage for all tokens of a path"
+            of_right = [min(values) for values, good in zip(level, of_group, strict=True) if good and values]
+            of_wrong = [max(values) for values, good in zip(level, of_group, strict=True) if not good and values]
+            assert not of_right or not of_wrong or min(of_right) >= max(of_wrong)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+@pytest.mark.parametrize("same", [0.0, 1.0])
+def test_a_prompt_of_equal_outcomes_gets_nothing_beside_others_and_takes_nothing_from_them(method, same):
+    mixed, equal = two_by_two(), two_by_two((2, 1, 1, 3, 1, 1)).replace(id=1)
+    beside = on(method, [*REWARD, *[same] * 4], mixed, equal)
+    assert not any(values.any() for one in beside[4:] for values in one.values())
+    for one, lone in zip(beside[:4], on(method, REWARD, mixed), strict=True):
+        for segment in one:
+            np.testing.assert_array_equal(one[segment], lone[segment])
+
+
+@some
+@seeds
 def test_advantages_do_not_depend_on_the_order_of_groups_and_rollouts(seed):
     groups = random_groups(seed)
     reward_N = random_rewards(groups, seed, unscored=0.1)

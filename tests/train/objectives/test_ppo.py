@@ -28,6 +28,15 @@ def test_the_value_loss_has_the_row_weight_and_its_own_gradient():
     assert outputs.metrics["value/clipped"] == pytest.approx(1 / 3)
 
 
+def test_nothing_pulls_the_policy_where_only_the_value_is_learned():
+    """The critic's warm-up leaves the row weight of the value loss alone (``with_credit``)."""
+    inputs = inputs_of([-1.0, -1.2], [-1.1, -1.0], ref=[-0.5, -2.0], kl=[0.5, 0.25], ent=0.0, returns=1.0)
+    loss = Ppo(kl=0.3, kl_estimator="k1", entropy=0.1)(inputs).loss
+    value_M, *policy = torch.autograd.grad(loss, (inputs.value_M, inputs.log_probs_M, inputs.entropy_M))
+    assert value_M.tolist() == pytest.approx([-0.5, -0.25])
+    assert not any(slope_M.any() for slope_M in policy)
+
+
 def test_all_tokens_are_kept_because_values_learn_from_each():
     assert Ppo().touches_all_tokens and Ppo.critic and not Clip.critic and Ppo.packs == "rows"
 

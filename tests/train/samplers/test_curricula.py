@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from laconic.errors import ConfigError
+from laconic.train.cautions import find_warnings
 from laconic.train.checks import check_settings
 from laconic.train.derived import derive
 from laconic.train.samplers import Band, ContextCurriculum, Curriculum, Outcome, Stage
@@ -150,4 +151,22 @@ def test_stages_beyond_the_rollout_section_are_refused(override, remedy):
 
 def test_the_dry_run_says_the_stages():
     text = "\n".join(derive(load_settings(CONFIG), None))
-    assert "from step 0 8 x 128 tokens, from step 50 16 x 256 tokens, from step 75 16 x 384 tokens" in text
+    assert "from step 0 8 x 128 tokens, from step 30 16 x 256 tokens, from step 45 16 x 384 tokens" in text
+
+
+@pytest.mark.parametrize("config", ["curriculum", "gvm"])
+def test_a_run_that_meets_no_problem_twice_is_warned_of(config):
+    overrides = ["steps=10", "rollout.prompts_per_step=8"]
+    for count, met in ((81, False), (79, True)):
+        found = find_warnings(load_settings(f"configs/methods/{config}.yaml", [*overrides, f"task.count={count}"]))
+        assert any(f"sampler {config} learns from earlier answers" in line for line in found) != met
+    piloted = load_settings("configs/methods/gvm.yaml", [*overrides, "sampler.estimate=pilot", "task.count=81"])
+    assert not find_warnings(piloted)
+
+
+@pytest.mark.parametrize("config", ["curriculum", "gvm"])
+def test_configurations_of_samplers_that_look_back_meet_their_problems_in_the_benchmark(config):
+    # 500,000 tokens are about thirty steps of 128 answers.
+    settings = load_settings(f"configs/methods/{config}.yaml")
+    assert settings.sampler.looks_back
+    assert settings.task.count * 3 <= 30 * settings.rollout.prompts_per_step

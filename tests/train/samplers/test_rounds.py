@@ -20,7 +20,7 @@ from laconic.train.trainer import LaconicTrainer
 STAGES = "[{step: 0, max_completion: 4, group_size: 2}, {step: 1, max_completion: 12, group_size: 4}]"
 SMALL = {
     "dynamic": (),
-    "gvm": ("sampler.pilot=3",),
+    "gvm": (),
     "curriculum": ("sampler.bands=[{step: 0, hardest: 0.3, easiest: 0.9}]",),
     "context_curriculum": (f"sampler.stages={STAGES}",),
 }
@@ -32,8 +32,8 @@ def nothing_is_right(items: Sequence[Item]) -> list[Judgement]:
 
 def kept_of(trainer: LaconicTrainer) -> list:
     """Filled with what each generation trains on."""
-    kept, pack = [], trainer._pack
-    trainer._pack = lambda experience: kept.append(experience) or pack(experience)
+    kept, collect = [], trainer._collect
+    trainer._collect = lambda: kept.append(collect()) or kept[-1]
     return kept
 
 
@@ -67,19 +67,20 @@ def test_where_rounds_find_nothing_the_update_is_skipped_or_the_run_stops(make: 
 
 @pytest.mark.parametrize("norm", ["embedding", "sqrt_length"])
 def test_gvm_gives_prompts_what_the_pilot_says(make: Train, norm: str) -> None:
-    trainer = make("gvm", "sampler.pilot=3", f"sampler.norm={norm}", "sampler.filter_threshold=1")
+    pilot = ("sampler.estimate=pilot", "sampler.pilot=3")
+    trainer = make("gvm", *pilot, f"sampler.norm={norm}", "sampler.filter_threshold=1")
     heard, record = [], trainer.sampler.record_outcomes
     trainer.sampler.record_outcomes = lambda outcomes: heard.append(list(outcomes)) or record(outcomes)
     kept = kept_of(trainer)
     trainer.train()
-    pilot, trained = heard
-    assert [outcome.sampled for outcome in pilot] == [3] * 4
-    assert all((outcome.norm > 0) == (outcome.right > 0) for outcome in pilot)
+    looked, trained = heard
+    assert [outcome.sampled for outcome in looked] == [3] * 4
+    assert all((outcome.norm > 0) == (outcome.right > 0) for outcome in looked)
     wanted = trainer.settings.sampler.counts(
-        [outcome.norm / max(outcome.right, 1) for outcome in pilot], [outcome.right / 3 for outcome in pilot], 16
+        [outcome.norm / max(outcome.right, 1) for outcome in looked], [outcome.right / 3 for outcome in looked], 16
     )
     given = {outcome.problem: outcome.sampled for outcome in trained}
-    assert [given.get(outcome.problem, 0) for outcome in pilot] == wanted and sum(wanted) == 16
+    assert [given.get(outcome.problem, 0) for outcome in looked] == wanted and sum(wanted) == 16
     sizes = {group.problem_id: len(group.rollouts) for group in kept[0].groups}
     assert sizes == {PROBLEMS[index].id: size for index, size in given.items()}
     assert np.isfinite(kept[0].advantage_N).all()
@@ -90,7 +91,7 @@ def test_gvm_gives_prompts_what_the_pilot_says(make: Train, norm: str) -> None:
 
 
 def test_history_needs_no_pilot(make: Train) -> None:
-    trainer = make("gvm", "sampler.estimate=history", "sampler.norm=sqrt_length", "steps=2")
+    trainer = make("gvm", "sampler.norm=sqrt_length", "steps=2")
     trainer.train()
     assert [line["tokens/decoded"] == pytest.approx(16 * line["length/mean"]) for line in lines(trainer)] == [True] * 2
     assert len(trainer.sampler.state_dict()["rates"]) > 0
