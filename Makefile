@@ -33,6 +33,7 @@ types: venv-test
 
 pytest: venv-test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	LACONIC_KERNELS=triton TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist load tests/kernels
 
 docs-check: venv-test ## links and file names in the documentation
 	$(BIN)/pytest tests/test_docs.py
