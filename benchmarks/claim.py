@@ -30,8 +30,16 @@ EMBEDDED_ENGINE = tuple(
     for name in ("transformers", "plain_step", "prefill", "prefixes", "limits", "slots", "rows", "sampling")
 )
 """Sources of whatever the embedded engine's speed is part of."""
-TRAINING_STEP = tuple(
-    f"train/{name}.py" for name in ("trainer", "rounds", "experience", "updates", "rows", "packed", "forward")
+TRAINING_STEP = (
+    *(f"train/{name}.py" for name in ("trainer", "rounds", "experience", "updates", "rows", "packed", "forward")),
+    "train/packing/*.py",
+    "train/objectives/policy.py",
+    "kernels/dispatch.py",
+    "kernels/logprob_head.py",
+    "kernels/fused_logprob/*.py",
+    "kernels/tree_layout.py",
+    "kernels/tree_attn/__init__.py",
+    "kernels/tree_attn/sdpa.py",
 )
 """Sources of whatever is trained."""
 

@@ -16,8 +16,10 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from laconic.benchmarks.claim import RESULTS, ROOT
+from laconic.benchmarks.gpu_bars import gpu_bars, verdict
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,20 @@ class Part:
     name: str
     arguments: tuple[str, ...]
     limit_s: float
+    needs: tuple[str, ...] = ()
+    """Packages without which it cannot run."""
 
 
-def script(name: str, limit_s: float) -> Part:
-    return Part(name, (f"benchmarks/{name}.py", "--device", "cuda"), limit_s)
+def script(name: str, limit_s: float, *needs: str) -> Part:
+    return Part(name, (f"benchmarks/{name}.py", "--device", "cuda"), limit_s, needs)
 
 
 PARTS = (
     Part("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests/kernels", "tests/train", "tests/rollout"), 120),
     script("kernels_run", 180),
+    script("packed_step_trl", 210, "trl", "datasets"),
     script("engine", 120),
-    script("train_step", 150),
+    script("train_step", 150, "trl", "datasets", "math_verify"),
     script("rollout", 120),
 )
 LEAST_S = 20
@@ -56,7 +61,13 @@ def main() -> int:
         if given.part and part.name not in given.part:
             continue
         left = given.seconds - (time.monotonic() - clock)
-        outcomes[part.name] = run(part, min(part.limit_s, left)) if left >= LEAST_S else "not measured: no time left"
+        missing = [package for package in part.needs if find_spec(package) is None]
+        if missing:
+            outcomes[part.name] = f"not measured: {', '.join(missing)} not installed"
+        elif left < LEAST_S:
+            outcomes[part.name] = "not measured: no time left"
+        else:
+            outcomes[part.name] = run(part, min(part.limit_s, left))
     print_table(outcomes, began)
     return int(any(outcome.startswith("FAILED") for outcome in outcomes.values()))
 
@@ -78,15 +89,21 @@ def run(part: Part, limit_s: float) -> str:
 
 
 def print_table(outcomes: dict[str, str], began: float) -> None:
-    """Outcomes of the parts, then the claims of result files that are newer than ``began``."""
+    """Outcomes of the parts, then the claims of result files that are newer than ``began``, beside their bars."""
     print()
     for name, outcome in outcomes.items():
-        print(f"{name:<14} {outcome}")
+        print(f"{name:<16} {outcome}")
+    measured = set()
     for path in sorted(RESULTS.glob("*_cuda.json")):
         if path.stat().st_mtime < began:
             continue
         for claim in json.loads(path.read_text())["claims"]:
-            print(f"  {claim['id']:<36} {claim['value']:10.4g}  {claim['peer'] or ''}")
+            measured.add(claim["id"])
+            bar = verdict(claim["id"], claim["value"])
+            print(f"  {claim['id']:<36} {claim['value']:10.4g}  {bar:<24} {claim['peer'] or ''}")
+    for name, of in gpu_bars().items():
+        if name not in measured and of["script"] in outcomes:
+            print(f"  {name:<36} not measured")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ cache flushed. Results are compared first and in the same run: who computes some
 that is not installed would need is printed as not measured. On a CPU sizes are tiny and nothing is written: it shows
 that the benchmarks run.
 
-All figures are findings: `make claims` has to hold on machines without a GPU. The table names each one's target.
+All figures are findings: `make claims` has to hold on machines without a GPU. The table names each one's bar.
 
 The file is not called kernels.py, because a script's folder comes first on ``sys.path``, and beside a module of that
 name no script here could import transformers, which needs the Hugging Face package ``kernels``.
@@ -22,12 +22,7 @@ from typing import Any
 import torch
 
 from laconic.benchmarks.claim import Claim, write_claims
-
-TARGETS = {
-    "gpu.tree_attn_vs_flex": (">=", 1.2), "gpu.tree_attn_memory": ("<=", 1.0), "gpu.tree_attn_floor": (">=", 0.45),
-    "gpu.tree_attn_vs_parts": (">=", 1 / 1.15), "gpu.head_vs_trl": (">=", 0.95), "gpu.head_logp_error": ("<=", 1e-3),
-    "gpu.cascade_vs_repeated": (">=", 1.5),
-}  # fmt: skip
+from laconic.benchmarks.gpu_bars import gpu_bars, verdict
 
 
 def head(device: str) -> tuple[list[Claim], dict[str, Any]]:
@@ -92,15 +87,15 @@ def print_figures(details: dict[str, Any]) -> None:
 
 
 def print_claims(claims: list[Claim]) -> None:
-    """Each figure beside its target."""
+    """Each figure beside its bar."""
     print()
     for claim in claims:
-        sign, target = TARGETS.get(claim["id"], ("", None))
-        reached = target is None or (claim["value"] >= target if sign == ">=" else claim["value"] <= target)
-        verdict = "" if target is None else f"target {sign} {target:.3g}: {'reached' if reached else 'MISSED'}"
-        print(f"{claim['id']:<28} {claim['value']:10.4g}  {verdict:<30} {claim['peer'] or ''}")
-    for name in TARGETS.keys() - {claim["id"] for claim in claims}:
-        print(f"{name:<28} not measured")
+        bar = verdict(claim["id"], claim["value"])
+        print(f"{claim['id']:<28} {claim['value']:10.4g}  {bar:<24} {claim['peer'] or ''}")
+    measured = {claim["id"] for claim in claims}
+    for name, of in gpu_bars().items():
+        if of["script"] == "kernels_run" and name not in measured:
+            print(f"{name:<28} not measured")
 
 
 def _version(package: str) -> str | None:

@@ -46,8 +46,9 @@ from laconic.train.rows import Row, flatten, to_packs
 
 SOURCES = [
     "train/packing/*.py", "train/forward.py", "train/rows.py", "train/packed.py", "train/objectives/clip.py",
-    "kernels/tree_layout.py", "kernels/tree_attn/__init__.py", "kernels/tree_attn/sdpa.py", "kernels/dispatch.py",
-    "kernels/logprob_head.py",
+    "train/objectives/policy.py", "kernels/tree_layout.py", "kernels/tree_attn/__init__.py",
+    "kernels/tree_attn/sdpa.py", "kernels/dispatch.py", "kernels/logprob_head.py", "kernels/fused_logprob/*.py",
+    "benchmarks/packed_step.py",
 ]  # fmt: skip
 BUDGETS = (2048, 4096, 16_384)
 Side = Literal["rows", "trees"]

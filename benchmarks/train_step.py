@@ -40,7 +40,7 @@ from laconic.train.settings import load_settings
 from laconic.train.trainer import LaconicTrainer
 from laconic.train.updates import updates_of
 
-SOURCES = [*TRAINING_STEP, "kernels/logprob_head.py", "train/objectives/clip.py", "rollout/scheduler.py"]
+SOURCES = [*TRAINING_STEP, "train/objectives/clip.py", "rollout/scheduler.py"]
 SOURCES += [*EMBEDDED_ENGINE, "rewards/pool.py"]
 PROMPTS, GROUP, CAP, STEPS = 4, 16, 640, 2
 CONFIG = Path(__file__).parents[1] / "configs/methods/grpo.yaml"

@@ -9,13 +9,16 @@
 An operation offers some of these, and each says why it can't take certain tensors. Which one runs, and why those before
 it don't, is logged once. All compute the same result up to rounding. What is forced but can't be loaded is an error;
 what is forced but can't take these tensors, or doesn't exist for this operation, falls back and says so.
+
+A compiled kernel depends on the GPU, its driver and Triton's version, so before its first use on a machine it is tried
+against its slow twin, gradients included (``fails_its_trial``); one that is off, or doesn't compile, is left alone.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 VARIABLE = "LACONIC_KERNELS"
 Name = Literal["ref", "sdpa", "flex", "triton", "fa"]
 _said: set[tuple[str, str, str]] = set()
+_trials: dict[Hashable, str | None] = {}
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Backend:
 
     name: Name
     refuses: Callable[..., str | None]
-    """From the operation's arguments: why it can't run them, None if it can. Cheap, and imports nothing heavy."""
+    """From the operation's arguments: why it can't run them, None if it can. Cheap but for a trial once."""
     load: Callable[[], Callable[..., Any]]
     """Imports the implementation and returns it."""
     automatic: bool = True
@@ -89,6 +93,36 @@ def triton_refuses(*tensors: torch.Tensor) -> str | None:
         # Interpreted kernels are slower by orders of magnitude: only who asks for them gets them.
         return None if forced() == "triton" and not on_gpu else f"TRITON_INTERPRET is set, but {VARIABLE} isn't triton"
     return None if on_gpu else f"the tensors are on {tensors[0].device.type}, not on a CUDA device"
+
+
+def fails_its_trial(kernel: Hashable, error: Callable[[], float], most: float) -> str | None:
+    """Why a kernel is not trusted on this machine, None if it is; tried once.
+
+    Args:
+        kernel: name, device and whatever else its compiled code depends on.
+        error: tries it on a small problem; relative distance of results and gradients from those of its slow twin.
+        most: the largest distance that rounding explains.
+
+    Who forces ``triton`` gets it untried: tests and benchmarks are to see what it does.
+    """
+    if forced() == "triton":
+        return None
+    if kernel not in _trials:
+        try:
+            off = error()
+            _trials[kernel] = None if off <= most else f"on a trial it was off by {off:.1e} from its slow twin"
+        except Exception as problem:  # no compiler, too little shared memory, a driver too old: all speak against it
+            text = " ".join(str(problem).split())[:200]
+            _trials[kernel] = f"a trial ended in {type(problem).__name__}: {text}"
+        if _trials[kernel] is not None:
+            log.warning("a Triton kernel is not used: %s (%s)", _trials[kernel], kernel)
+    return _trials[kernel]
+
+
+def distance(got: Sequence[torch.Tensor], want: Sequence[torch.Tensor]) -> float:
+    """The largest relative distance of tensors from those they should equal; NaN where one is."""
+    pairs = [(g.detach().double(), w.detach().double()) for g, w in zip(got, want, strict=True)]
+    return float(torch.stack([(g - w).norm() / w.norm().clamp(min=1e-12) for g, w in pairs]).max())
 
 
 def interpreting() -> bool:

@@ -128,7 +128,7 @@ def engine_maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Call
     own: dict[str, Any] = {} if rollout.kv_gb is None else {"kv_bytes": int(rollout.kv_gb * 2**30)}
     if rollout.engine == "vllm_server":
         own = {"address": rollout.server, "timeout": rollout.server_timeout}
-    return lambda model: engine_class(_on_its_device(rollout.engine, model))(
+    return lambda model: engine_class(rollout.engine)(
         model,
         [tokenizer.eos_token_id],
         **own,
@@ -136,12 +136,6 @@ def engine_maker(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Call
         max_context=rollout.longest_context,
         allowed_vocab=sampled_words(model, tokenizer),
     )
-
-
-def _on_its_device(name: str, model: PreTrainedModel) -> str:
-    """On a GPU the embedded engine reads what siblings share once."""
-    on_gpu = next(model.parameters()).is_cuda
-    return "laconic.rollout.engines.cascade:CascadeEngine" if name == "transformers" and on_gpu else name
 
 
 @contextmanager

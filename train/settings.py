@@ -38,8 +38,9 @@ class RolloutSettings:
     """How many answers are sampled, from what, and how long they may be."""
 
     engine: str = "transformers"
-    """What decodes: ``transformers`` in the trainer's process, with its weights; ``vllm`` there with a copy;
-    ``vllm_server`` in a process of its own; or ``module:Class``."""
+    """What decodes: ``transformers`` in the trainer's process, with its weights; ``cascade`` likewise, reading what
+    siblings share once (on a GPU); ``vllm`` there with a copy; ``vllm_server`` in a process of its own; or
+    ``module:Class``."""
     driver: Any = choice(DRIVERS, "flat")
     """The shape of a group: ``flat`` samples ``group_size`` independent answers."""
     prompts_per_step: int = 8

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from ..dispatch import Backend, choose, triton_refuses
+from ..dispatch import Backend, choose, distance, fails_its_trial, triton_refuses
 from .reference import pg_loss_reference
 from .spec import METRICS, LossSpec, PgLoss
 
@@ -41,15 +42,38 @@ def pg_loss(
     shapes = {tuple(x.shape) for x in (log_probs_M, entropy_M, old_logp_M, ref_logp_M, engine_M, *weights)}
     if len(shapes) != 1 or log_probs_M.dim() != 1:
         raise ValueError(f"the shapes {sorted(shapes)} differ, but every argument has one value per token, (M,)")
-    run = choose("pg_loss", _BACKENDS, log_probs_M).load()
+    run = choose("pg_loss", _BACKENDS, log_probs_M, spec).load()
     result: PgLoss = run(log_probs_M, entropy_M, old_logp_M, ref_logp_M, engine_M, *weights, spec)
     return result
 
 
-def _triton_refuses(log_probs_M: Tensor) -> str | None:
+def _triton_refuses(log_probs_M: Tensor, spec: LossSpec) -> str | None:
     if log_probs_M.itemsize == 8:
         return "it computes in float32, and float64 was given"
-    return triton_refuses(log_probs_M)
+    device = log_probs_M.device
+    kernel = ("pg_loss", str(device), spec)
+    return triton_refuses(log_probs_M) or fails_its_trial(kernel, lambda: _error_of_triton(device, spec), 1e-3)
+
+
+@torch.enable_grad()
+def _error_of_triton(device: torch.device, spec: LossSpec) -> float:
+    """Distance of the kernel's loss, gradients and counts from the twin's in float64, on tokens of every kind."""
+    generator, tokens = torch.Generator().manual_seed(0), 3000
+    logp, old, ref, engine, *others = torch.randn(10, tokens, generator=generator) * 0.3 - 1
+    old[::7], engine[::5], old[1::11] = torch.nan, torch.nan, logp[1::11] - 25
+    entropy, w_pos, w_neg, w_kl, w_ent, w_nll = (x + 1 for x in others)
+    signed = (w_pos.clamp(min=0), w_neg.clamp(max=0), w_kl.abs(), w_ent.abs(), w_nll.clamp(min=0))
+    for weight in signed:
+        weight[1::11] *= 1e-8  # the ratio is e^20 there, and would hide what is wrong with the others
+    given = [x.to(device) for x in (logp, entropy, old, ref, engine, *signed)]
+    found = []
+    for way, dtype in ((_load_triton(), torch.float32), (pg_loss_reference, torch.float64)):
+        leaves = [x.to(dtype).requires_grad_() for x in given[:2]]
+        loss, counts = way(*leaves, *(x.to(dtype) for x in given[2:]), spec)
+        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+        by_each = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
+        found.append([loss, *by_each, *counts.values()])
+    return distance(*found)
 
 
 def _load_triton() -> Callable[..., PgLoss]:

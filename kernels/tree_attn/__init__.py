@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
-from ..dispatch import Backend, choose, forced, triton_refuses
+from ..dispatch import Backend, choose, fails_its_trial, forced, triton_refuses
 from ..tree_layout import TreeLayout
 
 Attention = Callable[[Tensor, Tensor, Tensor, TreeLayout, float], Tensor]
 HALF = (torch.bfloat16, torch.float16)
+MOST_OFF = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 2e-2}
+"""By dtype: relative distance from the formulas that rounding explains."""
 
 
 def tree_attention(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, *, scale: float | None = None) -> Tensor:
@@ -101,12 +103,22 @@ def _load_triton() -> Attention:
     return attention
 
 
-def _triton_refuses(q: Tensor, *others: Any) -> str | None:
+def _triton_refuses(q: Tensor, k: Tensor, *others: Any) -> str | None:
     if q.shape[-1] > 256:
         return f"head size {q.shape[-1]} is above 256"
-    if q.dtype == torch.float64:
-        return "float64 tensors"
-    return triton_refuses(q)
+    if q.dtype not in MOST_OFF:
+        return f"tensors of {q.dtype}"
+    return triton_refuses(q) or _triton_fails(q, k)
+
+
+def _triton_fails(q: Tensor, k: Tensor) -> str | None:
+    def error() -> float:
+        from . import trial
+
+        return trial.error(q, k)
+
+    kernel = ("tree_attention", str(q.device), q.dtype, q.shape[-1], q.shape[1] // k.shape[1])
+    return fails_its_trial(kernel, error, MOST_OFF[q.dtype])
 
 
 def _flex_refuses(q: Tensor, k: Tensor, *others: Any) -> str | None:

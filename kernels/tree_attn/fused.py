@@ -74,6 +74,15 @@ def with_lse(
     return out, lse
 
 
+def out_and_gradients(
+    q: Tensor, k: Tensor, v: Tensor, dout: Tensor, layout: TreeLayout, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Output, and the gradients dq, dk and dv by ``dout``, without autograd."""
+    plan = _plan(q)
+    out, lse = _Fused.apply(q, k, v, layout, scale, plan)
+    return out, *_gradients(q, k, v, out, lse, dout, layout, scale, plan)
+
+
 def _plan(q: Tensor) -> Plan:
     if interpreting():
         return INTERPRETED
@@ -109,13 +118,20 @@ class _Fused(torch.autograd.Function):
         q, k, v, out, lse = ctx.saved_tensors
         if not q.shape[0]:
             return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), None, None, None
-        dout = _rows_in_one_piece(dout)
-        with _on(q):
-            delta = _delta(out, dout, lse, ctx.plan.dq)
-            # The keys first: the sums of their parts are given back before dq takes memory.
-            dk, dv = _dk_dv(q, k, v, dout, lse, delta, ctx.layout, ctx.scale, ctx.plan.dkdv)
-            dq = _dq(q, k, v, dout, lse, delta, ctx.layout, ctx.scale, ctx.plan.dq)
-        return dq, dk, dv, None, None, None
+        grads = _gradients(q, k, v, out, lse, _rows_in_one_piece(dout), ctx.layout, ctx.scale, ctx.plan)
+        return *grads, None, None, None
+
+
+def _gradients(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor, layout: TreeLayout, scale: float,
+    plan: Plan,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    with _on(q):
+        delta = _delta(out, dout, lse, plan.dq)
+        # The keys first: the sums of their parts are given back before dq takes memory.
+        dk, dv = _dk_dv(q, k, v, dout, lse, delta, layout, scale, plan.dkdv)
+        dq = _dq(q, k, v, dout, lse, delta, layout, scale, plan.dq)
+    return dq, dk, dv
 
 
 def _delta(out: Tensor, dout: Tensor, lse: Tensor, blocks: Blocks) -> Tensor:

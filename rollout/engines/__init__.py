@@ -9,6 +9,7 @@ from ...errors import ConfigError
 
 ENGINES = {
     "transformers": "laconic.rollout.engines.transformers:TransformersEngine",
+    "cascade": "laconic.rollout.engines.cascade:CascadeEngine",
     "vllm": "laconic.rollout.engines.vllm_colocated:VllmEngine",
     "vllm_server": "laconic.rollout.engines.vllm_server:VllmServerEngine",
     "scripted": "laconic.rollout.engines.fake:ScriptedEngine",

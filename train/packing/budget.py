@@ -16,7 +16,7 @@ Shapes: N tokens of a trie, L leaves
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -28,21 +28,41 @@ _WEIGHTS = ("w_pos", "w_neg", "w_kl", "w_ent", "w_nll")
 def to_tree_packs(tries: Sequence[PackedBatch], micro_batch_tokens: int) -> list[PackedBatch]:
     """Packs of whole trees or pieces of them, of at most ``micro_batch_tokens`` tokens, the largest first.
 
-    Each goes into the first pack with room. A path that is longer alone gets a pack of its own.
+    Each goes into the first pack with room. A path that is longer alone gets a pack of its own. Packs without a fork
+    are scored as rows, so their padding counts.
     """
     pieces = [piece for trie in tries for tree in _trees(trie) for piece in cut(tree, micro_batch_tokens)]
-    packs: list[list[PackedBatch]] = []
-    room: list[int] = []
+    packs: list[_Open] = []
     # Largest first: a step that doesn't fit into memory fails at its start, and the small ones fill what is left.
     for piece in sorted(pieces, key=len, reverse=True):
-        fitting = (number for number, free in enumerate(room) if len(piece) <= free)
-        chosen = next(fitting, len(packs))
-        if chosen == len(packs):
-            packs.append([])
-            room.append(micro_batch_tokens)
-        packs[chosen].append(piece)
-        room[chosen] -= len(piece)
-    return [concatenate(pack) for pack in packs]
+        chosen = next((pack for pack in packs if pack.takes(piece, micro_batch_tokens)), None)
+        if chosen is None:
+            packs.append(chosen := _Open())
+        chosen.add(piece)
+    return [concatenate(pack.pieces) for pack in packs]
+
+
+@dataclass(slots=True)
+class _Open:
+    """A pack under way."""
+
+    pieces: list[PackedBatch] = field(default_factory=list)
+    tokens: int = 0
+    forks: bool = False
+
+    def takes(self, piece: PackedBatch, budget: int) -> bool:
+        if self.tokens + len(piece) > budget:
+            return False
+        # Without a fork it is scored as rows, padded to the longest, which came first.
+        return self.forks or _forks(piece) or (len(self.pieces) + 1) * len(self.pieces[0]) <= budget
+
+    def add(self, piece: PackedBatch) -> None:
+        self.pieces.append(piece)
+        self.tokens, self.forks = self.tokens + len(piece), self.forks or _forks(piece)
+
+
+def _forks(tree: PackedBatch) -> bool:
+    return int(tree.pos[-1]) + 1 < len(tree)
 
 
 def cut(tree: PackedBatch, budget: int) -> list[PackedBatch]:

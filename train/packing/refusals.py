@@ -2,8 +2,9 @@
 
 A token that answers share has one ratio and one place in the loss, which suits any loss that is a sum over tokens. Tree
 attention is plain softmax attention over the path. What it does not do: attend within a window (unless every path is
-shorter), add sinks or position-dependent biases, cap scores, drop some, or carry a state from token to token. Whatever
-else a model does with its attention, the self-test (``self_test.py``) finds out on the loaded weights.
+shorter), select keys, add sinks or position-dependent biases, cap scores, drop some, or carry a state from token to
+token. Whatever else a model does with its attention, the self-test (``self_test.py``) finds out on the loaded weights;
+what begins beyond the test's few tokens has to be named here.
 
 No torch here: a dry run asks as well.
 """
@@ -24,6 +25,8 @@ _STATES = {
     *("olmo_hybrid", "qwen3_5", "qwen3_5_moe", "plamo2"),
 }
 """Model types with layers that carry a state from token to token."""
+_DROPOUT = ("attention_dropout", "attn_pdrop", "attn_dropout", "attention_probs_dropout_prob")
+"""What model families call the share of attention weights that training drops."""
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -48,7 +51,9 @@ def refusal(config: Config, longest: int) -> str | None:
         config: the text model's config.json.
         longest: most tokens that a path can have.
     """
-    reasons: list[Callable[[Config, int], str | None]] = [_state, _window, _sinks, _bias, _cap, _dropout]
+    reasons: list[Callable[[Config, int], str | None]] = [
+        _selection, _state, _window, _sinks, _bias, _cap, _rotary, _dropout
+    ]  # fmt: skip
     return next(filter(None, (reason(config, longest) for reason in reasons)), None)
 
 
@@ -70,6 +75,13 @@ def _window(config: Config, longest: int) -> str | None:
     return f"has sliding windows of {window:,} tokens, and paths may have {longest:,}"
 
 
+def _selection(config: Config, longest: int) -> str | None:
+    most = config.get("index_topk")
+    if not most or longest <= most:
+        return None
+    return f"attends to the {most:,} best keys only, and paths may have {longest:,}"
+
+
 def _sinks(config: Config, _: int) -> str | None:
     sinks = config.get("model_type") in _SINKS or any("sink" in key and value for key, value in config.items())
     return "has attention sinks" if sinks else None
@@ -87,6 +99,19 @@ def _cap(config: Config, _: int) -> str | None:
     return f"caps its attention scores at {cap:g}" if cap else None
 
 
+def _rotary(config: Config, longest: int) -> str | None:
+    """Frequencies that a whole forward pass shares, chosen by its longest sequence: a pack's is not the row's."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    for one in (rope, *(value for value in rope.values() if isinstance(value, Mapping))):
+        kind = one.get("rope_type", one.get("type"))
+        known = one.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
+        known = known or config.get("max_position_embeddings") or 0
+        if kind in ("dynamic", "longrope", "su") and longest > known:
+            return f"has rotary embeddings ({kind}) that change beyond {known:,} tokens, and paths may have {longest:,}"
+    return None
+
+
 def _dropout(config: Config, _: int) -> str | None:
-    rate = config.get("attention_dropout") or 0
-    return f"drops attention weights in training (attention_dropout {rate:g})" if rate else None
+    rates = ((key, config.get(key)) for key in _DROPOUT)
+    drops = (f"{key} {rate:g}" for key, rate in rates if isinstance(rate, int | float) and rate)
+    return next((f"drops attention weights in training ({drop})" for drop in drops), None)

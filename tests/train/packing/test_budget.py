@@ -7,12 +7,13 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from random_trees import random_group, rows_of
+from random_groups import random_group, rows_of
 
 from laconic.kernels.tree_layout import TreeLayout
 from laconic.train.packed import PackedBatch
 from laconic.train.packing.budget import concatenate, cut, to_tree_packs
 from laconic.train.packing.trie import to_tries
+from laconic.train.rows import Row
 
 WEIGHTS = ("w_pos", "w_neg", "w_kl", "w_ent", "w_nll")
 
@@ -106,3 +107,18 @@ def test_several_groups_share_a_pack_and_the_largest_comes_first():
 
 def test_no_tries_give_no_packs():
     assert to_tree_packs([], 100) == []
+
+
+def test_single_paths_share_a_pack_only_as_far_as_their_padding_fits():
+    """A pack without a fork is scored as rows: a long answer and many short ones would be padded to the long one."""
+    lengths = [40, *[2] * 20]
+    rows = [
+        Row(np.arange(n), np.full(n, -1.0, np.float32), 1.0, np.zeros(n, np.int64), np.ones(n), group)
+        for group, n in enumerate(lengths)
+    ]
+    packs = to_tree_packs(to_tries(rows), 100)
+    assert sum(len(pack.trees) for pack in packs) == len(lengths)
+    assert all(len(pack.trees) * (pack.pos.max() + 1) <= 100 for pack in packs)
+    # beside a fork nothing is padded
+    forked = to_tries([*rows, Row(np.array([0, 9]), rows[1].old_logp, 1.0, rows[1].policy_version, np.ones(2), 1)])
+    assert len(to_tree_packs(forked, 100)) == 1

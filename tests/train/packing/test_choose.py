@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from random_trees import random_group, rows_of
+from random_groups import random_group, rows_of
 from transformers import Qwen2Config
 
 from laconic.errors import ConfigError

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 import pytest
-from random_trees import random_group, rows_of
+from random_groups import random_group, rows_of
 from sides import compute_in_float64, loss_and_gradients, with_constants, worst_difference
 
 from laconic.kernels.logprob_head import add_logprob_head

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from random_trees import random_group, rows_of
+from random_groups import random_group, rows_of
 from sides import loss_and_gradients, with_constants, worst_difference
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -28,6 +28,7 @@ SIZE = dict(
     vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
     intermediate_size=32, max_position_embeddings=128, pad_token_id=0, bos_token_id=None, eos_token_id=1,
 )  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
 FAMILIES = {
     "qwen2": {}, "qwen3": {}, "llama": {}, "mistral": {"sliding_window": None}, "phi3": {}, "phi": {},
     "gemma": {}, "gemma3_text": {"sliding_window": 64}, "olmo2": {}, "smollm3": {}, "granite": {},
@@ -80,6 +81,9 @@ def test_a_family_that_takes_trees_trains_on_them_as_on_rows(kind):
         ("qwen3_next", {}, "state from token to token"),
         ("llama", {"attention_dropout": 0.1}, "attention_dropout 0.1"),
         ("llama4_text", {}, "chunked_attention"),
+        ("gpt2", {}, "attn_pdrop 0.1"),
+        ("deepseek_v32", {"index_topk": 16}, "16 best keys"),
+        ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 32}, "(dynamic) that change beyond 32"),
     ],
 )
 def test_a_model_whose_attention_is_another_is_refused_by_name(kind, options, words):
@@ -95,6 +99,8 @@ def test_a_model_whose_attention_is_another_is_refused_by_name(kind, options, wo
         ("qwen3", {}),
         ("gemma3_text", {"sliding_window": 512}),
         ("falcon", {"alibi": False}),
+        ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 40}),
+        ("gpt2", {"attn_pdrop": 0.0}),
     ],
 )
 def test_a_window_that_no_path_exceeds_is_no_reason(kind, options):

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from random_trees import random_group, rows_of
+from random_groups import random_group, rows_of
 
 from laconic.kernels.tree_layout import TreeLayout
 from laconic.train.packed import PackedBatch

@@ -1,0 +1,88 @@
+"""A compiled kernel is tried against its slow twin before its first use, and left alone if it is off."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from random_trees import one_level
+
+from laconic.errors import DataError
+from laconic.kernels import dispatch, tree_attn
+from laconic.kernels import fused_logprob as head
+from laconic.kernels import pg_loss as loss
+from laconic.kernels.pg_loss import LossSpec
+
+SPECS = [
+    LossSpec("clip", kl=0.3, entropy=0.1, ceiling=2.0, importance_cap=1.5),
+    LossSpec("ratio", kl=0.1, kl_estimator="k1"),
+    LossSpec("gppo", beta_low=0.5, ceiling=10.0),
+    LossSpec("cispo", cap=1.2),
+    LossSpec("sapo", kl=0.2, kl_estimator="k2"),
+]
+
+
+@pytest.fixture
+def untried(monkeypatch):
+    monkeypatch.setattr(dispatch, "_trials", {})
+    monkeypatch.setattr(dispatch, "_said", set())
+    monkeypatch.delenv(dispatch.VARIABLE, raising=False)
+
+
+def test_a_kernel_is_tried_once_and_trusted_within_its_bound(untried):
+    asked = []
+    for _ in range(2):
+        assert dispatch.fails_its_trial("a", lambda: asked.append(1) or 0.01, 0.01) is None
+    assert asked == [1]
+
+
+def test_a_kernel_that_is_off_or_does_not_run_is_left_alone_and_named(untried, caplog):
+    def broken() -> float:
+        raise DataError("no compiler")
+
+    caplog.set_level(logging.WARNING, "laconic.kernels.dispatch")
+    assert "off by 2.0e-02" in (dispatch.fails_its_trial("b", lambda: 0.02, 0.01) or "")
+    assert "off by nan" in (dispatch.fails_its_trial("c", lambda: float("nan"), 0.01) or "")
+    assert dispatch.fails_its_trial("d", broken, 0.01) == "a trial ended in DataError: no compiler"
+    assert len(caplog.records) == 3
+
+
+def test_who_forces_triton_sees_what_it_does(untried, monkeypatch):
+    monkeypatch.setenv(dispatch.VARIABLE, "triton")
+    assert dispatch.fails_its_trial("e", lambda: 1.0, 0.01) is None and not dispatch._trials
+
+
+def test_attention_that_fails_its_trial_runs_elsewhere(untried, monkeypatch):
+    monkeypatch.setattr(tree_attn, "triton_refuses", lambda *_: None)
+    monkeypatch.setattr(tree_attn, "_load_triton", lambda: pytest.fail("it was trusted"))
+    monkeypatch.setattr(dispatch, "_trials", {("tree_attention", "cpu", torch.float32, 8, 2): "off"})
+    q, k = torch.randn(10, 2, 8), torch.randn(10, 1, 8)
+    assert tree_attn.tree_attention(q, k, k, one_level(4, [3, 3])).shape == q.shape
+
+
+def test_sound_kernels_pass_their_trials_and_others_fail(triton_device, monkeypatch):
+    from laconic.kernels.tree_attn import fused, trial
+
+    monkeypatch.setattr(trial, "TRIAL", one_level(20, [17, 30]))
+    q, k = (torch.zeros(1, heads, 24, device=triton_device) for heads in (3, 1))
+    assert trial.error(q, k) < 1e-5
+    right = fused._dk_dv
+    monkeypatch.setattr(fused, "_dk_dv", lambda *args: [x * 1.01 for x in right(*args)])
+    assert 5e-3 < trial.error(q, k) < 2e-2
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.gain)
+def test_the_loss_kernel_passes_its_trial(spec, triton_device):
+    assert loss._error_of_triton(torch.device(triton_device), spec) < 1e-4
+
+
+def test_a_loss_kernel_with_other_constants_fails_its_trial(triton_device, monkeypatch):
+    right = loss._load_triton()
+    wrong = LossSpec("clip", epsilon_high=0.25)
+    monkeypatch.setattr(loss, "_load_triton", lambda: lambda *args: right(*args[:-1], wrong))
+    assert loss._error_of_triton(torch.device(triton_device), LossSpec("clip")) > 1e-3
+
+
+def test_the_head_passes_its_trial(triton_device):
+    assert head._error_of_triton(torch.zeros(1, device=triton_device)) < 1e-3
