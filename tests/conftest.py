@@ -23,9 +23,9 @@ LONGEST_FIRST = ("vllm", "test_kill_resume.py", "test_two_ranks.py", "test_gsm8k
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers a file stays on one, for its fixtures, and so does vLLM, for memory."""
-    if not config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # only workers collect
         return
 
     def group(item: pytest.Item) -> str:

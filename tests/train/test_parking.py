@@ -7,38 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from tiny_trainer import CONFIGS, PROBLEMS, Train, even_is_right
+from tiny_trainer import Train, equal, make_trainer, settings_of, weights
 
 from laconic.errors import ConfigError
 from laconic.train.checkpoint import latest_checkpoint
 from laconic.train.checks import check_settings
 from laconic.train.forward import score
 from laconic.train.interrupt import Interrupted
-from laconic.train.load_model import load_model
 from laconic.train.metrics_log import read_metrics
 from laconic.train.parking import read_waiting
 from laconic.train.ranks import Ranks
-from laconic.train.run import engine_maker
-from laconic.train.settings import load_settings
 from laconic.train.trainer import LaconicTrainer
 from laconic.train.updates import updates_of
 
-SMALL = (
-    "rollout.prompts_per_step=4",
-    "rollout.group_size=4",
-    "rollout.max_prompt=8",
-    "rollout.max_completion=20",
-    "rollout.park_after=5",
-    "optim.lr=1e-2",
-    "save.every=100",
-    "save.rollouts_every=0",
-    "steps=6",
-)
-
-
-def settings_of(model: object, *overrides: str, config: str = "grpo") -> Any:
-    return load_settings(CONFIGS / f"{config}.yaml", [*SMALL, f"model={model}", *overrides])
+PARKING = ("rollout.max_completion=20", "rollout.park_after=5", "optim.max_grad_norm=1", "steps=6")
 
 
 @pytest.fixture
@@ -46,10 +28,7 @@ def make(random_model: Path, tmp_path: Path) -> Train:
     """``make("steps=2", config=..., folder=...)``: a trainer that parks, ready to ``train()``."""
 
     def build(*overrides: str, config: str = "grpo", folder: str = "run") -> LaconicTrainer:
-        settings = settings_of(random_model, *overrides, config=config)
-        model, tokenizer = load_model(settings.model)
-        maker, run_dir = engine_maker(settings, tokenizer), tmp_path / folder
-        return LaconicTrainer(settings, model, tokenizer, PROBLEMS, even_is_right, maker, run_dir)
+        return make_trainer(random_model, tmp_path, config, *PARKING, *overrides, folder=folder)
 
     return build
 
@@ -65,14 +44,6 @@ def seen_by(trainer: LaconicTrainer) -> list[tuple[Any, list[int], int]]:
 
     trainer._collect = noting  # type: ignore[method-assign]
     return seen
-
-
-def weights(trainer: LaconicTrainer) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
-
-
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def lines(trainer: LaconicTrainer) -> list[list[Any]]:
@@ -230,4 +201,4 @@ def test_without_parking_a_checkpoint_has_no_file_for_it(make: Train) -> None:
 )
 def test_settings_under_which_parking_cannot_work_are_refused(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_settings(settings_of("tiny-thinker", *overrides), None)
+        check_settings(settings_of("tiny-thinker", "grpo", *PARKING, *overrides), None)

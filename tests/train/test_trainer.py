@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_trainer import Train
+from tiny_trainer import Train, equal, weights
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -34,14 +34,6 @@ from laconic.train.updates import updates_of
 
 def nothing_is_right(items: Sequence[Item]) -> list[Judgement]:
     return [Judgement(Verdict.WRONG) for _ in items]
-
-
-def weights(trainer: LaconicTrainer) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
-
-
-def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def first_line(trainer: LaconicTrainer) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from laconic.eval.tasks import Problem
 from laconic.rewards.verdict import Item, Judgement, Verdict
 from laconic.train.load_model import load_model
@@ -34,6 +37,11 @@ def even_is_right(items: Sequence[Item]) -> list[Judgement]:
     return [Judgement(Verdict.WRONG if len(item.response) % 2 else Verdict.RIGHT) for item in items]
 
 
+def settings_of(base: str | Path, config: str = "grpo", *overrides: str) -> Settings:
+    """Settings of a small run from ``configs/methods/<config>.yaml``."""
+    return load_settings(CONFIGS / f"{config}.yaml", [*SMALL, f"model={base}", *overrides])
+
+
 def make_trainer(
     base: Path,
     parent: Path,
@@ -44,9 +52,19 @@ def make_trainer(
     objective: Any = None,
 ) -> LaconicTrainer:
     """A trainer of the model ``base`` that writes to ``parent / folder``."""
-    settings: Settings = load_settings(CONFIGS / f"{config}.yaml", [*SMALL, f"model={base}", *overrides])
+    settings = settings_of(base, config, *overrides)
     if objective is not None:
         settings = replace(settings, objective=objective)
     model, tokenizer = load_model(settings.model)
     engine = engine_maker(settings, tokenizer)
     return LaconicTrainer(settings, model, tokenizer, PROBLEMS, judge, engine, parent / folder)
+
+
+def weights(trainer: LaconicTrainer) -> dict[str, Tensor]:
+    """A copy of what the trainer's model holds now."""
+    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two models hold the same, bit by bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -14,7 +14,6 @@ from laconic.rollout.drivers.tree_fallback import Ending
 from laconic.rollout.drivers.treepo import TreePODriver
 from laconic.rollout.engines.fake import ScriptedEngine
 from laconic.rollout.records import Kind, Stop
-from laconic.rollout.savings import answer_tokens
 from laconic.rollout.scheduler import run_groups
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz\\{}0123456789."
@@ -59,7 +58,7 @@ FOREVER = [3] * 10_000
 def test_widths_and_savings_of_trees_in_which_nothing_ends_early(changes, widths, saving):
     group = roll_out(driver(**changes), FOREVER)
     assert level_sizes(group) == widths and group.cost.decoded == 4 * sum(widths)
-    assert savings.saving(group.cost.decoded, sum(answer_tokens(group))) == pytest.approx(saving, abs=5e-6)
+    assert savings.saving(group.cost.decoded, sum(savings.answer_tokens(group))) == pytest.approx(saving, abs=5e-6)
     assert all(group.truncated(leaf) for leaf in group.leaves)
     assert [leaf.weight for leaf in group.leaves] == pytest.approx([1 / len(group.leaves)] * len(group.leaves))
 
@@ -67,7 +66,7 @@ def test_widths_and_savings_of_trees_in_which_nothing_ends_early(changes, widths
 def test_the_costs_of_a_tree_of_long_segments():
     tree = driver(depth=3, segment_tokens=512, max_completion=1536)
     group = roll_out(tree, FOREVER, prompt=[5] * 100, max_context=2000)
-    assert sum(answer_tokens(group)) == 12288 and group.cost.decoded == 7168 and group.cost.kv_read == 7_791_104
+    assert sum(savings.answer_tokens(group)) == 12288 and group.cost.decoded == 7168 and group.cost.kv_read == 7_791_104
     flat = 8 * (1536 * 100 + 1536 * 1535 // 2)
     assert flat == 10_659_840
     # a block cache of 16 computes the last token again and what it shares a block with
