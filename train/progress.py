@@ -38,7 +38,7 @@ class TrainingProgress(TrainerCallback):
         self.rolling_since: float | None = None
         self.decoded = self.finished = 0
         self.paths: set[str] = set()
-        """Ways of training that have been announced: rows, trees."""
+        """Ways of training that have been announced: rows, tree."""
 
     def on_tokens(self, decoded: int, finished: int) -> None:
         """Called by the scheduler while rollouts are under way, with what was added since the last call."""
@@ -80,7 +80,7 @@ class TrainingProgress(TrainerCallback):
 
 
 def _packing(logs: dict[str, Any]) -> str:
-    """How many times a shared token would have been trained, and what packing saved."""
+    """How often rows would have computed a token, in the mean, and what packing saved."""
     if logs.get("pack/path") != "tree":
         return ""
     return f"  packed {logs['pack/ratio']:.2f}x, saved {logs['pack/saved_seconds']:.2f} s"
