@@ -5,9 +5,9 @@
 A layer's matrices see every token of the layout, the head every token in the loss, attention every pair of a query and
 a key it sees. Rows also pay for the tokens they share and for their padding; trees pay for more and smaller attention
 calls. ``gain`` is the rows' cost over the trees', and trees are taken if it is at least ``LEAST_GAIN``. What a call
-costs in FLOPs, and how much slower masked pairs are, was measured; ``benchmarks/packed_step.py`` sweeps over shapes and
-holds the choice to the faster side. No clock is asked. All ranks choose alike, as one rank alone would: the sums are
-over the update's groups on all of them.
+costs in FLOPs, and how much slower masked pairs are, was measured on a CPU and is assumed for a GPU;
+``benchmarks/packed_step.py`` sweeps over shapes on a CPU and holds the choice to the faster side. No clock is asked.
+All ranks choose alike: the sums are over the generation's groups on all of them.
 """
 
 from __future__ import annotations
@@ -70,20 +70,19 @@ class Price:
             spec = ModelSpec.from_config(config)
         except ConfigError:
             return cls(token=1.0, scored=0.0, pair=0.0, tree_pair=0.0, call=0.0)
-        ffn = spec.experts_active * 3 * spec.hidden * spec.expert_ffn if spec.experts_active else spec.ffn_matmul
-        pair = 4.0 * spec.q_heads * spec.head_dim * spec.layers
-        slower, call = MEASURED.get(device, MEASURED["cuda"])
+        slower, call = TREE_COSTS.get(device, TREE_COSTS["cuda"])
         return cls(
-            token=2.0 * spec.layers * (spec.attention_matmul + ffn),
-            scored=2.0 * spec.vocab * spec.hidden,
-            pair=pair,
-            tree_pair=slower * pair,
+            token=spec.linear_flops,
+            scored=spec.head_flops,
+            pair=spec.attention_flops,
+            tree_pair=slower * spec.attention_flops,
             call=call * spec.layers,
         )
 
 
-MEASURED = {"cpu": (1.5, 1.4e7), "cuda": (1.5, 0.0)}
-"""By device: how much slower a pair is in a tree, and FLOPs done in the time in which one attention call starts."""
+TREE_COSTS = {"cpu": (1.5, 1.4e7), "cuda": (1.5, 0.0)}
+"""By device: how much slower a pair is in a tree, and FLOPs done in the time in which one attention call starts.
+Measured on a CPU, assumed for a GPU."""
 UNIT = 128
 """Tokens of a call in a tree."""
 NOTHING = "no answer has an advantage"
@@ -92,7 +91,7 @@ NOTHING = "no answer has an advantage"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which way an update goes, and why."""
+    """Which way a generation's updates go, and why."""
 
     tree: bool
     reason: str
@@ -103,7 +102,7 @@ class Choice:
 
 
 def choose(packing: Packing, why_not: str | None, rows: Work, trees: Work, price: Price) -> Choice:
-    """``why_not``: why the objective or the model leaves no choice; ``rows`` and ``trees``: of the whole update."""
+    """``why_not``: why the objective or the model leaves no choice; ``rows`` and ``trees``: of the whole generation."""
     gain = _cost(rows, price, price.pair) / max(_cost(trees, price, price.tree_pair), 1e-9) if trees.tokens else 1.0
     shared = f"{trees.tokens:,} tokens in place of {rows.tokens:,}, expected to be {gain:.2f} times as fast"
     if not rows.tokens:
