@@ -48,7 +48,8 @@ def use_tree_attention(model: PreTrainedModel) -> None:
         raise ConfigError(f"{type(model).__name__} doesn't take its attention from transformers' registry")
     if own != "sdpa":
         raise ConfigError(
-            f"{type(model).__name__} was loaded with attention {own}, and tree packing goes with sdpa only"
+            f"{type(model).__name__} was loaded with attention {own}, and tree packing goes with sdpa only; load it "
+            'with attn_implementation="sdpa"'
         )
     model.set_attn_implementation(TREE_ATTENTION)
 
@@ -84,10 +85,14 @@ def attend(
         )
     foreign = [argument for argument in _UNKNOWN if kwargs.get(argument) is not None]
     if foreign or dropout:
-        raise ConfigError(f"{name} asks its attention for {', '.join(foreign) or 'dropout'}")
+        wanted = ", ".join(foreign) or f"dropout {dropout:g}"
+        raise ConfigError(f"{name} asks its attention for {wanted}, which that of trees lacks; set optim.packing=rows")
     window = kwargs.get("sliding_window")
-    if window is not None and int(tree.pos.max(initial=0)) >= window:
-        raise ConfigError(f"{name} has a sliding window of {window:,} tokens, shorter than a path of the pack")
+    if window is not None and (longest := int(tree.pos.max(initial=-1)) + 1) > window:
+        raise ConfigError(
+            f"{name} has a sliding window of {window:,} tokens, and a path of the pack has {longest:,}; set "
+            "optim.packing=rows"
+        )
     # Under autocast, rotary embeddings and norms leave queries and keys in float32 and values in 16 bits.
     device = value.device.type
     autocast = torch.is_autocast_enabled(device) and value.dtype != torch.float64
