@@ -4,8 +4,8 @@
 
 Shapes: N rollouts of the step, groups one after another; a rollout's outcome is that of its leaf. Lengths are trained
 tokens. ``group_N`` holds the index of the rollout's group in ``groups``. The trainer calls these in order
-(``trainer.py``) and packs the result (``rows.py``). Of several ranks each has its own groups; all of them count for the
-choice among those that pass the filter, and for methods that look at a whole generation.
+(``trainer.py``) and packs the result (``updates.py``). Of several ranks each has its own groups; all of them count for
+the choice among those that pass the filter, and for methods that look at a whole generation.
 """
 
 from __future__ import annotations
