@@ -2,8 +2,8 @@
 
 Time (median, lowest, highest), peak memory and the fraction of the machine's floor, sides in turns, random inputs, L2
 cache flushed. Results are compared first and in the same run: who computes something else gets no time. What a peer
-that is not installed would need is printed as not measured. On a CPU sizes are tiny and nothing is written: it shows
-that the benchmarks run.
+that is not installed would need is printed as not measured. Results are written after each part, and a part that fails
+costs its own figures only. On a CPU sizes are tiny and nothing is written: it shows that the benchmarks run.
 
 All figures are findings: `make claims` has to hold on machines without a GPU. The table names each one's bar.
 
@@ -14,7 +14,11 @@ name no script here could import transformers, which needs the Hugging Face pack
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import subprocess
 import time
+import traceback
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -23,6 +27,7 @@ import torch
 
 from laconic.benchmarks.claim import Claim, write_claims
 from laconic.benchmarks.gpu_bars import gpu_bars, verdict
+from laconic.kernels.dispatch import VARIABLE
 
 
 def head(device: str) -> tuple[list[Claim], dict[str, Any]]:
@@ -55,20 +60,30 @@ def main() -> None:
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda, but torch finds no GPU; use --device cpu")
+    if given.device == "cuda":
+        # Else a kernel that fails its trial would be replaced, and its replacement timed.
+        os.environ.setdefault(VARIABLE, "triton")
     claims: list[Claim] = []
     details: dict[str, Any] = {}
+    failed: dict[str, str] = {}
     for part in given.part or PARTS:
         started = time.perf_counter()
-        found, figures = PARTS[part](given.device)
-        print_figures(figures)
+        try:
+            found, figures = PARTS[part](given.device)
+        except (Exception, SystemExit) as problem:
+            traceback.print_exc()
+            failed[part] = f"{type(problem).__name__}: {problem}"
+        else:
+            print_figures(figures)
+            claims += [{**claim, "kind": "finding"} for claim in found]
+            details |= figures
         print(f"[{part}: {time.perf_counter() - started:.0f} s]", flush=True)
-        claims += [{**claim, "kind": "finding"} for claim in found]
-        details |= figures
+        if given.device == "cuda" and not given.part:
+            more = {"versions": versions(), "cases": details, "failed": failed}
+            write_claims("kernels_cuda", "python benchmarks/kernels_run.py --device cuda", claims, more)
     print_claims(claims)
-    if given.device == "cuda" and not given.part:
-        versions = {"triton": _version("triton"), "driver": torch.cuda.get_device_properties(0).name}
-        command = "python benchmarks/kernels_run.py --device cuda"
-        write_claims("kernels_cuda", command, claims, {"versions": versions, "cases": details})
+    if failed:
+        raise SystemExit(f"failed: {failed}")
 
 
 def print_figures(details: dict[str, Any]) -> None:
@@ -96,6 +111,19 @@ def print_claims(claims: list[Claim]) -> None:
     for name, of in gpu_bars().items():
         if of["script"] == "kernels_run" and name not in measured:
             print(f"{name:<28} not measured")
+
+
+def versions() -> dict[str, str | None]:
+    """Of what a result file doesn't name by itself."""
+    return {"triton": _version("triton"), "driver": _driver(), "kernels": os.environ.get(VARIABLE)}
+
+
+def _driver() -> str | None:
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False)
+    return answer.stdout.strip().replace("\n", ", ") or None
 
 
 def _version(package: str) -> str | None:
