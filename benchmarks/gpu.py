@@ -2,8 +2,9 @@
 
 Parts run one after the other, each in a process of its own, none longer than its limit and all together no longer than
 ``--seconds``: a part that is stopped, or for which no time is left, is named in the table instead of being left out.
-The tests come first, because a figure of a kernel that is wrong means nothing. Every part writes its own
-``results/<name>_cuda.json``; the table at the end shows the claims written by this call.
+The tests come first, because a figure of a kernel that is wrong means nothing; those that compile each kernel in many
+forms come after the figures, which compare results themselves. Measurements write ``results/*_cuda.json``; the table at
+the end shows the claims written by this call.
 """
 
 from __future__ import annotations
@@ -37,10 +38,21 @@ def script(name: str, limit_s: float, *needs: str) -> Part:
     return Part(name, (f"benchmarks/{name}.py", "--device", "cuda"), limit_s, needs)
 
 
+# A file that can't be imported, because a package of another stage is missing, must not keep the others from running.
+PYTEST = ("-m", "pytest", "--continue-on-collection-errors")
+MARKED = ("-m", "gpu", "tests/kernels", "tests/train", "tests/rollout")
+# Without a mark, because they run under the interpreter too. Most of their time is compilation.
+OF_TRITON = tuple(
+    f"tests/kernels/test_{name}.py"
+    for name in ("tree_attn_triton", "fused_logprob", "pg_loss", "cascade_decode", "merge_lse", "trials")
+)
+SIDE_BY_SIDE = ("-n", "8", "--dist", "load") if find_spec("xdist") else ()
+
 PARTS = (
-    Part("tests", ("-m", "pytest", "-q", "-m", "gpu", "tests/kernels", "tests/train", "tests/rollout"), 120),
+    Part("tests", (*PYTEST, *MARKED), 120, ("pytest",)),
     script("kernels_run", 180),
     script("packed_step_trl", 210, "trl", "datasets"),
+    Part("triton_tests", (*PYTEST, *SIDE_BY_SIDE, *OF_TRITON), 120, ("pytest",)),
     script("engine", 120),
     script("train_step", 150, "trl", "datasets", "math_verify"),
     script("rollout", 120),
@@ -76,8 +88,10 @@ def run(part: Part, limit_s: float) -> str:
     """What became of it, in a few words."""
     print(f"== {part.name}, up to {limit_s:.0f} s", flush=True)
     started = time.monotonic()
-    # A session of its own, so that workers it started end with it.
-    process = subprocess.Popen([sys.executable, *part.arguments], cwd=ROOT, start_new_session=True)
+    # A session of its own, so that workers it started end with it; unbuffered, so that what is stopped has said all.
+    process = subprocess.Popen(
+        [sys.executable, *part.arguments], cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True
+    )
     try:
         status = process.wait(limit_s)
     except subprocess.TimeoutExpired:

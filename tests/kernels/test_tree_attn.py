@@ -12,8 +12,8 @@ from random_trees import binary, one_level, random_layout
 
 from laconic.errors import ConfigError, DataError
 from laconic.kernels import dispatch
-from laconic.kernels.api import TreeLayout, tree_attention
-from laconic.kernels.tree_attn import decomposed, flex, reference, sdpa
+from laconic.kernels.tree_attn import decomposed, flex, reference, sdpa, tree_attention
+from laconic.kernels.tree_layout import TreeLayout
 
 EXACT = 1e-13
 """For float64."""

@@ -7,8 +7,8 @@ import torch
 from nearness import assert_near
 from random_trees import binary, one_level, random_layout
 
-from laconic.kernels.api import TreeLayout, tree_attention
-from laconic.kernels.tree_attn import reference
+from laconic.kernels.tree_attn import reference, tree_attention
+from laconic.kernels.tree_layout import TreeLayout
 
 # Tests say something about indices and algebra; races, shared memory and the tensor cores' rounding need a GPU.
 LAYOUTS = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from random_trees import binary, one_level, random_layout, random_nodes, walked_mask
 
 from laconic.errors import DataError
-from laconic.kernels.api import TreeLayout
+from laconic.kernels.tree_layout import TreeLayout
 
 PARENT, LENGTH = [-1, 0, 1, 1, 0], [3, 2, 1, 2, 2]
 
