@@ -107,10 +107,9 @@ def cascade_attention(
     foreign = [name for name, given in kwargs.items() if given is not None and name not in IGNORED]
     if foreign:
         raise UnsupportedAttention(f"cascade attention does not know {', '.join(foreign)}")
-    # A row of the cache is a page.
-    o_nQD, _ = cascade_decode(
-        query[:, :, 0], key.transpose(1, 2), value.transpose(1, 2), _PLAN.get(), scale=scaling
-    )  # fmt: skip
+    # A row of the cache is a page. Under autocast rotary embeddings leave queries in float32.
+    q_nQD, pages = query[:, :, 0].to(value.dtype), (key.transpose(1, 2), value.transpose(1, 2))
+    o_nQD, _ = cascade_decode(q_nQD, *pages, _PLAN.get(), scale=scaling)
     return o_nQD[:, None], None
 
 
@@ -121,7 +120,7 @@ def kernel_refuses(keys_SHLD: Tensor, values_SHLD: Tensor, heads: int) -> str | 
         return f"{VARIABLE} is {forced()}"
     # One more for each height that a tile of the kernel can have: each is compiled by itself.
     siblings = {3} if forced() else {3, *(max(2, rows // group) for rows in (16, 32, 64, 128))}
-    most = _MOST_ERROR.get(keys_SHLD.dtype, _MOST_ERROR_HALF)
+    most = _MOST_ERROR.get(values_SHLD.dtype, _MOST_ERROR_HALF)
     for count in sorted(siblings):
         q_nQD, k_nHLD, v_nHLD = _trial(count, heads, keys_SHLD, values_SHLD)
         pages = k_nHLD.transpose(1, 2), v_nHLD.transpose(1, 2)
@@ -137,11 +136,12 @@ def kernel_refuses(keys_SHLD: Tensor, values_SHLD: Tensor, heads: int) -> str | 
 
 
 def _trial(count: int, heads: int, keys_SHLD: Tensor, values_SHLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of so many siblings that share ``_SHARED`` of ``_COLUMNS`` columns."""
-    generator, like = torch.Generator().manual_seed(0), keys_SHLD
-    kv_heads, widths = like.shape[1], (like.shape[3], values_SHLD.shape[3])
+    """Queries, keys and values of siblings that share ``_SHARED`` of ``_COLUMNS`` columns, in the types of a step."""
+    generator, device, dtype = torch.Generator().manual_seed(0), keys_SHLD.device, values_SHLD.dtype
+    kv_heads, widths = keys_SHLD.shape[1], (keys_SHLD.shape[3], values_SHLD.shape[3])
     shapes = ((count, heads, widths[0]), *((count, kv_heads, _COLUMNS, width) for width in widths))
-    q_nQD, k_nHLD, v_nHLD = (torch.randn(x, generator=generator).to(like.device, like.dtype) for x in shapes)
+    drawn = (torch.randn(shape, generator=generator).to(device) for shape in shapes)
+    q_nQD, k_nHLD, v_nHLD = (x.to(kind) for x, kind in zip(drawn, (dtype, keys_SHLD.dtype, dtype), strict=True))
     for pool in (k_nHLD, v_nHLD):
         pool[1:, :, :_SHARED] = pool[0, :, :_SHARED].clone()
     return q_nQD, k_nHLD, v_nHLD

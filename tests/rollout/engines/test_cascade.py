@@ -97,6 +97,12 @@ def test_another_forced_implementation_leaves_the_engines_own_steps(monkeypatch)
     assert kernel_refuses(keys, keys, 4) is None
 
 
+def test_a_cache_of_two_types_is_refused_at_the_start(monkeypatch):
+    monkeypatch.delenv("LACONIC_KERNELS", raising=False)
+    keys = torch.zeros(4, 2, 8, 16)
+    assert "not of one type" in kernel_refuses(keys, keys.bfloat16(), 4)
+
+
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch):
     monkeypatch.setenv("LACONIC_KERNELS", "ref")
     monkeypatch.setattr(cascade, "cascade_decode", lambda q, *rest, **options: (q * 0, None))
