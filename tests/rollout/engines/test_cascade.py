@@ -66,6 +66,25 @@ def test_log_probs_are_those_of_a_plain_forward(planned):
         )
 
 
+@pytest.mark.parametrize("tree", [False, True])
+def test_under_autocast_queries_keys_and_values_are_of_one_type(tree, planned, monkeypatch):
+    """Wrapped as by accelerate: rotary embeddings leave queries and keys in float32, values have 16 bits."""
+    model, kernel, types = make("qwen2"), cascade.cascade_decode, set()
+    model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
+
+    def watched(q, k, v, *rest, **options):
+        types.add((q.dtype, k.dtype, v.dtype))
+        return kernel(q, k, v, *rest, **options)
+
+    monkeypatch.setattr(cascade, "cascade_decode", watched)
+    asked = siblings(2, 4, 90, tree)
+    done = run(CascadeEngine(model, [1], allowed_vocab=REAL), asked)
+    assert len(planned) > 10 and types == {(torch.bfloat16,) * 3}
+    want = [scored(model, one.context, c.ids, one.sampling) for one, c in zip(asked, done, strict=True)]
+    away = np.concatenate([c.logp for c in done]) - np.concatenate(want)
+    assert np.abs(away).mean() < 0.1  # of what 16 bits make of log-probs of about -3
+
+
 def test_the_kernel_runs_in_the_engine_and_gives_the_same_answers(monkeypatch):
     triton = pytest.importorskip("triton")
     if not (triton.knobs.runtime.interpret or torch.cuda.is_available()):
