@@ -42,9 +42,12 @@ def script(name: str, limit_s: float, *needs: str) -> Part:
 PYTEST = ("-m", "pytest", "--continue-on-collection-errors")
 MARKED = ("-m", "gpu", "tests/kernels", "tests/train", "tests/rollout")
 # Without a mark, because they run under the interpreter too. Most of their time is compilation.
-OF_TRITON = tuple(
-    f"tests/kernels/test_{name}.py"
-    for name in ("tree_attn_triton", "fused_logprob", "pg_loss", "cascade_decode", "merge_lse", "trials")
+OF_TRITON = (
+    *(
+        f"tests/kernels/test_{name}.py"
+        for name in ("tree_attn_triton", "fused_logprob", "pg_loss", "cascade_decode", "merge_lse", "trials")
+    ),
+    "tests/rollout/engines/test_cascade.py::test_the_kernel_runs_in_the_engine_and_gives_the_same_answers",
 )
 SIDE_BY_SIDE = ("-n", "8", "--dist", "load") if find_spec("xdist") else ()
 

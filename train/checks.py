@@ -17,7 +17,7 @@ from ..rollout.engines import ENGINES
 from .derived import per_prompt, positions, sharding, world_size
 from .model_config import Config
 from .model_files import linear_layers_on_disk, resolve_model
-from .packing.refusals import objection, of_model
+from .packing.refusals import refused, why_rows
 from .settings import Settings, chosen
 from .settings_io import name_of
 from .trl_keys import check_trl_keys
@@ -303,10 +303,5 @@ def _check_critic(settings: Settings) -> None:
 
 def _check_packing(settings: Settings, config: Config | None) -> None:
     """What cannot be packed, where packing is asked for; ``auto`` uses rows then, and says so."""
-    if settings.optim.packing != "tree":
-        return
-    why_not = objection(settings.objective)
-    if why_not is None and config is not None:
-        why_not = of_model(config, settings.rollout.longest_context)
-    if why_not is not None:
-        raise ConfigError(f"optim.packing is tree, but {why_not}; set optim.packing=auto, which then uses rows")
+    if settings.optim.packing == "tree" and (reason := why_rows(settings, config)) is not None:
+        raise refused(reason)

@@ -13,7 +13,7 @@ from ..eval.model_spec import ModelSpec
 from ..rollout.bounds import PerPrompt
 from .adapter import BITS, Lora
 from .model_config import Config
-from .packing.refusals import objection, of_model
+from .packing.refusals import why_rows
 from .settings import RolloutSettings, Settings
 
 GIB = 2**30
@@ -129,11 +129,9 @@ def estimate_memory(settings: Settings, spec: ModelSpec, activation_width: int) 
 
 def _packing(settings: Settings, config: Config | None) -> str:
     """Whether the answers of a group may share a forward pass over what they have in common."""
-    why_not = "optim.packing is rows" if settings.optim.packing == "rows" else objection(settings.objective)
-    if why_not is None and config is not None:
-        why_not = of_model(config, settings.rollout.longest_context)
-    if why_not is not None:
-        return f"every answer is trained as a row of its own: {why_not}"
+    reason = "optim.packing is rows" if settings.optim.packing == "rows" else why_rows(settings, config)
+    if reason is not None:
+        return f"every answer is trained as a row of its own: {reason}"
     where = "" if settings.optim.packing == "tree" else " where that is faster"
     return f"what the answers of a group share is trained once{where} (optim.packing {settings.optim.packing})"
 

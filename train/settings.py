@@ -31,6 +31,7 @@ from .settings_io import Tree, apply_override, build, choice, choices, dump, nam
 from .truncation import TRUNCATIONS
 
 PACKAGE = Path(__file__).resolve().parents[1]
+Packing = Literal["auto", "rows", "tree"]
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class OptimSettings:
     """How often the generation is gone through."""
     micro_batch_tokens: int = 16_384
     """Tokens of one forward and backward pass; bounds the activations."""
-    packing: Literal["auto", "rows", "tree"] = "auto"
+    packing: Packing = "auto"
     """What the answers of a group share is trained once (``tree``), or in every answer (``rows``); the result is the
     same. ``auto`` packs where objective and model allow and it is expected to be faster, and says which and why."""
     gradient_checkpointing: bool = False

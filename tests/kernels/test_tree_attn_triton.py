@@ -11,6 +11,7 @@ from laconic.kernels.tree_attn import reference, tree_attention
 from laconic.kernels.tree_layout import TreeLayout
 
 # Tests say something about indices and algebra; races, shared memory and the tensor cores' rounding need a GPU.
+LONG = pytest.mark.long
 LAYOUTS = {
     "one token": TreeLayout.of_rows([1]),
     "15": TreeLayout.of_rows([15]),
@@ -46,12 +47,15 @@ def check(layout, device, tolerance, heads=4, key_heads=2, dim=16, dtype=torch.f
             assert_near(name, want, got.to(want.dtype), tolerance)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=LONG if name in ("63", "a chain of 100", "a deep tree") else ()) for name in LAYOUTS],
+)
 def test_odd_sizes_of_trees(name, triton_device):
     check(LAYOUTS[name], triton_device, 2e-6)
 
 
-@pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("group", [1, 2, 3, 6, *(pytest.param(group, marks=LONG) for group in (4, 5, 7, 8))])
 def test_query_heads_share_key_heads(group, triton_device):
     key_heads = 2 if group < 4 else 1
     check(random_layout(4, nodes=5), triton_device, 2e-6, heads=group * key_heads, key_heads=key_heads)
@@ -71,8 +75,9 @@ def test_bfloat16(triton_device):
     check(random_layout(4, nodes=6), triton_device, 1e-2, dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize("query", [16, 32])
-@pytest.mark.parametrize("key", [16, 64])
+@pytest.mark.parametrize(
+    ("query", "key"), [(16, 16), (32, 64), *(pytest.param(*both, marks=LONG) for both in ((16, 64), (32, 16)))]
+)
 def test_block_sizes(query, key, triton_device):
     from laconic.kernels.tree_attn.fused import Blocks, Plan
 

@@ -4,17 +4,18 @@
 
 A layer's matrices see every token of the layout, the head every token in the loss, attention every pair of a query and
 a key it sees. Rows also pay for the tokens they share and for their padding; trees pay for more and smaller attention
-calls. ``gain`` is the rows' cost over the trees', and trees are taken if it is at least ``LEAST_GAIN``. What a call
-costs in FLOPs, and how much slower masked pairs are, was measured on a CPU and is assumed for a GPU;
-``benchmarks/packed_step.py`` sweeps over shapes on a CPU and holds the choice to the faster side. No clock is asked.
-All ranks choose alike: the sums are over the generation's groups on all of them.
+calls. A tree without a fork is trained as a row both ways, and costs the same both ways. ``gain`` is the rows' cost
+over the trees', and trees are taken if it is at least ``LEAST_GAIN``. What a call costs in FLOPs, and how much slower
+masked pairs are, was measured on a CPU and is assumed for a GPU; ``benchmarks/packed_step.py`` sweeps over shapes on a
+CPU and holds the choice to the faster side. No clock is asked. All ranks choose alike, and as one rank with all their
+groups does: the sums are over the generation's groups on all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,9 @@ from numpy.typing import NDArray
 from ...errors import ConfigError
 from ...eval.model_spec import ModelSpec
 from ..packed import PackedBatch
+from ..settings import Packing
 
 Lengths = NDArray[np.int64]
-Packing = Literal["auto", "rows", "tree"]
 LEAST_GAIN = 1.05
 """The estimate is no better than this."""
 
@@ -39,8 +40,10 @@ class Work:
     """Tokens in the loss."""
     pairs: int = 0
     """A query and a key it sees, those of the padding included."""
-    calls: int = 0
+    calls: float = 0
     """Of attention, in a layer."""
+    tree_pairs: int = 0
+    """Of the pairs, those in trees that fork."""
 
     def __add__(self, other: Work) -> Work:
         return Work(
@@ -49,6 +52,7 @@ class Work:
             self.scored + other.scored,
             self.pairs + other.pairs,
             self.calls + other.calls,
+            self.tree_pairs + other.tree_pairs,
         )
 
 
@@ -62,14 +66,16 @@ class Price:
     tree_pair: float
     """A pair in a packed tree: some are masked, and computed all the same."""
     call: float
+    unknown: str = ""
+    """Why the model's size is unknown, so that tokens alone count."""
 
     @classmethod
     def of(cls, config: Any, device: str) -> Price:
-        """For a model, by its config; for one of unknown size, tokens alone count."""
+        """For a model, by its config."""
         try:
             spec = ModelSpec.from_config(config)
-        except ConfigError:
-            return cls(token=1.0, scored=0.0, pair=0.0, tree_pair=0.0, call=0.0)
+        except ConfigError as error:
+            return cls(token=1.0, scored=0.0, pair=0.0, tree_pair=0.0, call=0.0, unknown=str(error))
         slower, call = TREE_COSTS.get(device, TREE_COSTS["cuda"])
         return cls(
             token=spec.linear_flops,
@@ -84,7 +90,7 @@ TREE_COSTS = {"cpu": (1.5, 1.4e7), "cuda": (1.5, 0.0)}
 """By device: how much slower a pair is in a tree, and FLOPs done in the time in which one attention call starts.
 Measured on a CPU, assumed for a GPU."""
 UNIT = 128
-"""Tokens of a call in a tree."""
+"""Tokens of a call in a tree; a power of two, so that sums of calls have no rounding."""
 NOTHING = "no answer has an advantage"
 """The reason where nothing is trained."""
 
@@ -103,8 +109,10 @@ class Choice:
 
 def choose(packing: Packing, why_not: str | None, rows: Work, trees: Work, price: Price) -> Choice:
     """``why_not``: why the objective or the model leaves no choice; ``rows`` and ``trees``: of the whole generation."""
-    gain = _cost(rows, price, price.pair) / max(_cost(trees, price, price.tree_pair), 1e-9) if trees.tokens else 1.0
+    gain = _cost(rows, price) / max(_cost(trees, price), 1e-9) if trees.tokens else 1.0
     shared = f"{trees.tokens:,} tokens in place of {rows.tokens:,}, expected to be {gain:.2f} times as fast"
+    if price.unknown:
+        shared += f" by tokens alone ({price.unknown})"
     if not rows.tokens:
         return Choice(False, NOTHING, rows, trees, gain)
     if packing == "rows":
@@ -132,15 +140,28 @@ def work_of_rows(length_B: Lengths, scored: int, micro_batch_tokens: int) -> Wor
 
 def work_of_trees(packs: Sequence[PackedBatch]) -> Work:
     """Each token of a tree once."""
-    return Work(
-        sum(map(len, packs)),
-        0,
-        sum(int(pack.scored.sum()) for pack in packs),
-        sum(int(pack.pos.sum()) + len(pack) for pack in packs),
-        sum(-(-len(pack) // UNIT) for pack in packs),
-    )
+    pairs = sum(int(pack.pos.sum()) + len(pack) for pack in packs)
+    return _in_trees(sum(map(len, packs)), sum(int(pack.scored.sum()) for pack in packs), pairs)
 
 
-def _cost(work: Work, price: Price, pair: float) -> float:
+def forked_and_paths(packs: Sequence[PackedBatch]) -> tuple[Work, Lengths]:
+    """The work of the trees that fork, and the tokens of each other one, (B,): these are rows, so their padding counts.
+
+    The scored tokens are those of all.
+    """
+    spans = [(pack, start, stop) for pack in packs for start, stop in pack.trees]
+    paths = [stop - start for pack, start, stop in spans if int(pack.pos[stop - 1]) + 1 == stop - start]
+    length_B, whole = np.array(paths, np.int64), work_of_trees(packs)
+    pairs = whole.pairs - int((length_B * (length_B + 1) // 2).sum())
+    return _in_trees(whole.tokens - int(length_B.sum()), whole.scored, pairs), length_B
+
+
+def _in_trees(tokens: int, scored: int, pairs: int) -> Work:
+    # Calls in fractions: whole ones of each pack would depend on how groups are spread over packs and ranks.
+    return Work(tokens, 0, scored, pairs, calls=tokens / UNIT, tree_pairs=pairs)
+
+
+def _cost(work: Work, price: Price) -> float:
     matrices = (work.tokens + work.padding) * price.token
-    return matrices + work.scored * price.scored + work.pairs * pair + work.calls * price.call
+    attention = (work.pairs - work.tree_pairs) * price.pair + work.tree_pairs * price.tree_pair
+    return matrices + work.scored * price.scored + attention + work.calls * price.call

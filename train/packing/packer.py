@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ...errors import ConfigError
 from ..packed import PackedBatch
 from ..rows import Row, to_packs
 from ..settings import Settings
 from .budget import to_tree_packs
-from .choose import Choice, Lengths, Price, Work, choose, work_of_rows, work_of_trees
-from .refusals import objection, of_model
+from .choose import Choice, Lengths, Price, Work, choose, forked_and_paths, work_of_rows
+from .refusals import objection, of_model, refused
 from .self_test import why_it_fails
 from .trie import to_tries
 
@@ -29,9 +28,14 @@ class Packer:
     """Made when the models are loaded, before they are wrapped."""
 
     def __init__(
-        self, settings: Settings, models: Sequence[PreTrainedModel], words: int, gather: Gather, device: torch.device
+        self,
+        settings: Settings,
+        models: Sequence[PreTrainedModel],
+        vocabulary: int,
+        gather: Gather,
+        device: torch.device,
     ) -> None:
-        """``models``: all that score packs, with their log-prob heads; ``words``: of the vocabulary that is scored.
+        """``models``: all that score packs, with their log-prob heads, over the first ``vocabulary`` words.
 
         Raises:
             ConfigError: ``optim.packing`` is tree, and the objective or a model can't be packed.
@@ -40,12 +44,10 @@ class Packer:
         self.why_not = None if self.packing == "rows" else objection(settings.objective)
         if self.packing != "rows" and self.why_not is None:
             longest = settings.rollout.longest_context
-            found = [_of_model(model, longest, device, words) for model in models]
+            found = [_of_model(model, longest, device, vocabulary) for model in models]
             self.why_not = next(filter(None, (reason for reasons in gather(found) for reason in reasons)), None)
         if self.packing == "tree" and self.why_not is not None:
-            raise ConfigError(
-                f"optim.packing is tree, but {self.why_not}; set optim.packing=auto, which then uses rows"
-            )
+            raise refused(self.why_not)
         self.price = Price.of(models[0].config.get_text_config(), device.type)
         self._warned = False
 
@@ -55,8 +57,8 @@ class Packer:
             rows = self._work_of_rows(updates)
             return self._rows(updates), choose("rows", None, rows, Work(), self.price)
         packed = [to_tree_packs(to_tries(update), self.budget) for update in updates]
-        trees = sum(self.gather(sum(map(work_of_trees, packed), Work())), Work())
-        choice = choose(self.packing, self.why_not, self._work_of_rows(updates), trees, self.price)
+        rows, trees = self._work_of_rows(updates), self._work_of_trees(packed)
+        choice = choose(self.packing, self.why_not, rows, trees, self.price)
         if choice.tree:
             self._warn_of_long_paths(packed)
         return (packed if choice.tree else self._rows(updates)), choice
@@ -68,6 +70,14 @@ class Packer:
         for parts in zip(*self.gather(own), strict=True):
             lengths = np.concatenate([length_B for length_B, _ in parts])
             total += work_of_rows(lengths, sum(scored for _, scored in parts), self.budget)
+        return total
+
+    def _work_of_trees(self, packed: Sequence[Sequence[PackedBatch]]) -> Work:
+        """Likewise; trees without a fork are padded among themselves, though some may share a pack with forks."""
+        total = Work()
+        for parts in zip(*self.gather([forked_and_paths(packs) for packs in packed]), strict=True):
+            paths = work_of_rows(np.concatenate([length_B for _, length_B in parts]), 0, self.budget)
+            total = sum((forked for forked, _ in parts), total + paths)
         return total
 
     def _rows(self, updates: Sequence[Sequence[Row]]) -> list[list[PackedBatch]]:
@@ -110,10 +120,10 @@ def saved_seconds(metrics: dict[str, Any], seconds: dict[str, float]) -> float:
     return float(scoring * (metrics["pack/gain"] - 1))
 
 
-def _of_model(model: PreTrainedModel, longest: int, device: torch.device, words: int) -> str | None:
+def _of_model(model: PreTrainedModel, longest: int, device: torch.device, vocabulary: int) -> str | None:
     config = model.config.get_text_config()
     reason = of_model(config.to_dict(), longest)
     if reason is not None:
         return reason
-    reason = why_it_fails(model, device, words)
+    reason = why_it_fails(model, device, vocabulary)
     return None if reason is None else f"model type {config.model_type} can't be packed: {reason}"

@@ -12,7 +12,12 @@ No torch here: a dry run asks as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 Config = Mapping[str, Any]
 
@@ -28,6 +33,19 @@ _STATES = {
 _DROPOUT = ("attention_dropout", "attn_pdrop", "attn_dropout", "attention_probs_dropout_prob")
 """What model families call the share of attention weights that training drops."""
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+
+
+def why_rows(settings: Settings, config: Config | None) -> str | None:
+    """Why a run can't be packed; None if neither objective nor config.json (None: unknown) speaks against it."""
+    reason = objection(settings.objective)
+    if reason is None and config is not None:
+        reason = of_model(config, settings.rollout.longest_context)
+    return reason
+
+
+def refused(reason: str) -> ConfigError:
+    """What a run ends with that asks for packing all the same."""
+    return ConfigError(f"optim.packing is tree, but {reason}; set optim.packing=auto, which then uses rows")
 
 
 def objection(objective: Any) -> str | None:

@@ -85,6 +85,7 @@ def test_under_autocast_queries_keys_and_values_are_of_one_type(tree, planned, m
     assert np.abs(away).mean() < 0.1  # of what 16 bits make of log-probs of about -3
 
 
+@pytest.mark.triton
 def test_the_kernel_runs_in_the_engine_and_gives_the_same_answers(monkeypatch):
     triton = pytest.importorskip("triton")
     if not (triton.knobs.runtime.interpret or torch.cuda.is_available()):

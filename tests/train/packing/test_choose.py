@@ -13,11 +13,20 @@ from laconic.errors import ConfigError
 from laconic.train.checks import check_settings
 from laconic.train.derived import derive
 from laconic.train.objectives import OBJECTIVES
-from laconic.train.packing.choose import LEAST_GAIN, Price, Work, choose, work_of_rows, work_of_trees
+from laconic.train.packing.budget import concatenate
+from laconic.train.packing.choose import (
+    LEAST_GAIN,
+    Price,
+    Work,
+    choose,
+    forked_and_paths,
+    work_of_rows,
+    work_of_trees,
+)
 from laconic.train.packing.packer import lengths_of, metrics_of, saved_seconds
 from laconic.train.packing.refusals import objection
 from laconic.train.packing.trie import to_tries
-from laconic.train.rows import to_packs
+from laconic.train.rows import Row, to_packs
 from laconic.train.settings import load_settings
 
 TOKENS = Price(token=1.0, scored=0.0, pair=0.0, tree_pair=0.0, call=0.0)
@@ -45,6 +54,34 @@ def test_work_counts_tokens_and_the_keys_they_see(seed):
     assert packed.pairs == seen and packed.tokens <= flat.tokens and packed.scored <= flat.scored
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_work_of_trees_depends_neither_on_packs_nor_on_ranks(seed):
+    rng = random.Random(seed)
+    rows = rows_of([random_group(rng, number) for number in range(6)], rng)
+    tries = to_tries([*rows, *single_answers([9, 4, 2])])
+    everything, whole_B = forked_and_paths([concatenate(tries)])
+    parts = [forked_and_paths(tries[rank::2]) for rank in range(2)]
+    assert parts[0][0] + parts[1][0] == everything and everything.calls * 128 == everything.tokens > 0
+    assert sorted(np.concatenate([length_B for _, length_B in parts])) == sorted(whole_B) and {9, 4, 2} <= {*whole_B}
+    assert everything.tokens + whole_B.sum() == sum(map(len, tries))
+    assert everything.pairs == sum(work_of_trees([trie]).pairs for trie in tries if trie.pos[-1] + 1 < len(trie))
+
+
+def single_answers(lengths: list[int]) -> list[Row]:
+    """One to each prompt, of which nothing is shared."""
+    return [
+        Row(np.arange(n), np.full(n, -1.0, np.float32), 1.0, np.zeros(n, np.int64), np.ones(n), group)
+        for group, n in enumerate(lengths, start=100)
+    ]
+
+
+def test_answers_that_share_nothing_are_rows_both_ways_padding_included(make):
+    trainer = make("treepo")
+    packs, choice = trainer.packer.packs([single_answers([40, 2, 2, 2])])
+    assert not choice.tree and choice.gain == 1 and choice.rows.padding == choice.trees.padding > 0
+    assert metrics_of(choice)["pack/path"] == "rows" and [len(pack) for pack in packs[0]] == [46]
+
+
 def test_a_price_is_that_of_the_model():
     config = Qwen2Config(
         vocab_size=1000, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
@@ -53,7 +90,10 @@ def test_a_price_is_that_of_the_model():
     price = Price.of(config, "cuda")
     matrices = 3 * (64 * 16 * (4 + 2 + 2 + 4) + 3 * 64 * 128)
     assert (price.token, price.scored, price.pair) == (2 * matrices, 2 * 1000 * 64, 4 * 4 * 16 * 3)
-    assert Price.of(config, "cpu").call > 0 == Price.of({"model_type": "odd"}, "cpu").call
+    unknown = Price.of({"model_type": "odd"}, "cpu")
+    assert Price.of(config, "cpu").call > 0 == unknown.call and price.unknown == ""
+    reason = choose("auto", None, Work(tokens=1000), Work(tokens=500), unknown).reason
+    assert "2.00 times as fast by tokens alone (the model config (type 'odd') does not give" in reason
 
 
 def test_auto_takes_trees_from_a_gain_on_and_says_what_it_expects():
