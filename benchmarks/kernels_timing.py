@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,8 @@ class Case:
     bytes: float = 0.0
     absent: dict[str, str] = field(default_factory=dict)
     """Peers that could not be measured, and why."""
+    graphs: Collection[str] = ()
+    """Sides that are timed as CUDA graphs on a GPU: they would take as long as Python needs to launch their kernels."""
 
     @property
     def floor_ms(self) -> float:
@@ -57,9 +59,11 @@ def measure_case(case: Case, rounds: int = 9) -> dict[str, Any]:
         for _ in range(3):
             run()
     peaks = {name: _peak_gib(run) for name, run in case.sides.items()}
+    graphs = case.graphs if torch.cuda.is_available() else ()
+    timed = {name: _as_graph(run) if name in graphs else run for name, run in case.sides.items()}
     for turn in range(rounds):
-        for name in list(case.sides) if turn % 2 == 0 else list(reversed(case.sides)):
-            samples[name].append(_milliseconds(case.sides[name]))
+        for name in list(timed) if turn % 2 == 0 else list(reversed(timed)):
+            samples[name].append(_milliseconds(timed[name]))
     sides = {
         name: {
             "ms": statistics.median(ms),
@@ -80,6 +84,19 @@ def ratios(figures: dict[str, Any], ours: str, peer: str) -> Sequence[float]:
     """How many times faster ours was, pair by pair."""
     sides = figures["sides"]
     return [b / a for a, b in zip(sides[ours]["samples"], sides[peer]["samples"], strict=True)]
+
+
+def _as_graph(run: Callable[[], Any]) -> Callable[[], Any]:
+    """``run`` captured once: a replay launches the same kernels on the same memory, without Python."""
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # capture is preceded by runs on a stream of its own
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
 
 
 def _milliseconds(run: Callable[[], Any]) -> float:

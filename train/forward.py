@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.logprob_head import LogProbOutput
+from ..kernels.tree_layout import TreeLayout
 from .packed import I64, PackedBatch
 from .packing.attention import layout_of, path_mask, takes_trees
 
@@ -43,8 +44,13 @@ def score(model: Any, pack: PackedBatch, device: torch.device | str) -> tuple[I6
     return index_M, outputs.log_probs, outputs.entropy
 
 
-def score_all(model: Any, pack: PackedBatch, device: torch.device | str) -> tuple[I64, LogProbOutput]:
-    """The same with all that the model's head says, values included where it has a value head."""
+def score_all(
+    model: Any, pack: PackedBatch, device: torch.device | str, layout: TreeLayout | None = None
+) -> tuple[I64, LogProbOutput]:
+    """The same with all that the model's head says, values included where it has a value head.
+
+    ``layout``: what each token of a pack with branches sees, if not its path; for a test of the model.
+    """
     index_M = np.flatnonzero(pack.scored)
 
     def to_device(values: np.ndarray) -> Tensor:
@@ -55,7 +61,8 @@ def score_all(model: Any, pack: PackedBatch, device: torch.device | str) -> tupl
         ids_BT, pos_BT, row_N, start_N = _pad(pack)
         pred_M = row_N[index_M] * ids_BT.shape[1] + pack.pred[index_M] - start_N[index_M]
     elif takes_trees(model):
-        ids_BT, pos_BT, pred_M, layout = pack.ids[None], pack.pos[None], pack.pred[index_M], layout_of(pack)
+        ids_BT, pos_BT, pred_M = pack.ids[None], pack.pos[None], pack.pred[index_M]
+        layout = layout_of(pack) if layout is None else layout
         trees = {"attention_mask": path_mask(layout).to(device), "tree": layout}
     else:
         raise ValueError("the pack has branches, but the model doesn't know of trees; call use_tree_attention first")

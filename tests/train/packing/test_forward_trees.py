@@ -36,13 +36,14 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def model_of(kind: str, attention: str = "sdpa", **options):
+def model_of(kind: str, attention: str = "sdpa", *, scale: float = 6, **options):
+    """A random model; by ``scale`` larger weights make distributions that are far from uniform."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **{**SIZE, **options})
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(6 if parameter.dim() > 1 else 1)
+            parameter.mul_(scale if parameter.dim() > 1 else 1)
     add_logprob_head(model, temperature=0.7)
     return model
 
@@ -122,15 +123,32 @@ def test_models_that_cannot_take_trees_say_why():
     assert why_it_fails(sinks, "cpu", 32) is not None
 
 
-def test_an_attention_that_ignores_the_tree_is_found_out(monkeypatch):
+@pytest.mark.parametrize("scale", [1, 6])
+def test_an_attention_that_ignores_the_tree_is_found_out(monkeypatch, scale):
+    """Also where the model hardly attends to anything, as before any training, and the branches change little."""
+
     def blind(module, query, key, value, mask, *, tree=None, **kwargs):
         return sdpa_attention_forward(module, query, key, value, None, is_causal=True, **kwargs)
 
+    assert why_it_fails(model_of("qwen2", scale=scale), "cpu", 32) is None
     monkeypatch.setitem(attention.AttentionInterface._global_mapping, TREE_ATTENTION, blind)
-    model = model_of("qwen2")
+    model = model_of("qwen2", scale=scale)
     reason = why_it_fails(model, "cpu", 32)
     assert reason is not None and "ignores which tokens belong to which" in reason
     assert model.config._attn_implementation == "sdpa" and not takes_trees(model)
+
+
+def test_an_attention_that_shows_one_branch_to_all_others_is_found_out(monkeypatch):
+    def nosy(module, query, key, value, mask, *, tree=None, **kwargs):
+        if tree is None or len(tree.nodes) == 1:
+            return attention.attend(module, query, key, value, mask, tree=tree, **kwargs)
+        shown = np.zeros(len(tree), bool)
+        shown[tree.nodes.start[1] : tree.nodes.stop[1]] = True
+        sees = torch.from_numpy(tree.mask() | (np.tri(len(tree), dtype=bool) & shown))
+        return sdpa_attention_forward(module, query, key, value, sees[None, None], **kwargs)
+
+    monkeypatch.setitem(attention.AttentionInterface._global_mapping, TREE_ATTENTION, nosy)
+    assert "ignores which tokens belong to which" in why_it_fails(model_of("qwen2"), "cpu", 32)
 
 
 def test_a_model_that_loses_the_keyword_is_found_out(monkeypatch):
