@@ -20,7 +20,7 @@ from torch import Tensor
 from ..dispatch import Backend, choose, distance, fails_its_trial, triton_refuses
 from .folds import Folds, TorchFolds, Transform
 from .reference import fused_logprob_reference
-from .tiled import Gather, TiledLogProb
+from .tiled import Gather, TiledLogProb, operand_type
 
 # Shapes: M tokens, H hidden size, V vocabulary
 
@@ -87,23 +87,26 @@ def _by_all_logits(
 def _triton_refuses(hidden_MH: Tensor, weight_VH: Tensor) -> str | None:
     if hidden_MH.dtype == torch.float64:
         return "it computes in float32, and float64 was given"
-    kernel = ("fused_logprob", str(hidden_MH.device), hidden_MH.dtype)
-    most = 5e-3 if hidden_MH.dtype == torch.float32 else 2e-2  # the products may be TF32
-    return triton_refuses(hidden_MH, weight_VH) or fails_its_trial(kernel, lambda: _error_of_triton(hidden_MH), most)
+    device, operand = hidden_MH.device, operand_type(hidden_MH)
+    kernel = ("fused_logprob", str(device), operand)
+    most = 5e-3 if operand == torch.float32 else 1e-2  # products of float32 may be TF32
+    return triton_refuses(hidden_MH, weight_VH) or fails_its_trial(
+        kernel, lambda: _error_of_triton(device, operand), most
+    )
 
 
 @torch.enable_grad()
-def _error_of_triton(like: Tensor) -> float:
+def _error_of_triton(device: torch.device, operand: torch.dtype) -> float:
     """Distance of results and gradients from the twin's in float64: two tiles of words, with and without cap."""
     generator, run, worst = torch.Generator().manual_seed(0), _load_triton(), 0.0
     shapes = {"hidden": (40, 32), "weight": (9000, 32), "bias": (9000,), "by_logp": (40,), "by_entropy": (40,)}
-    given = {name: torch.randn(shape, generator=generator).to(like.device) for name, shape in shapes.items()}
-    targets_M = torch.randint(9000, (40,), generator=generator).to(like.device)
-    operands = [given[name].to(like.dtype) for name in ("hidden", "weight", "bias")]
+    given = {name: torch.randn(shape, generator=generator).to(device) for name, shape in shapes.items()}
+    targets_M = torch.randint(9000, (40,), generator=generator).to(device)
+    operands = [given[name].to(operand) for name in ("hidden", "weight", "bias")]
     for soft_cap in (None, 5.0):
         found = []
-        with torch.autocast(like.device.type, enabled=False):
-            for way, dtype in ((run, like.dtype), (_by_all_logits, torch.float64)):
+        with torch.autocast(device.type, enabled=False):
+            for way, dtype in ((run, operand), (_by_all_logits, torch.float64)):
                 hidden, weight, bias = leaves = [x.to(dtype).requires_grad_() for x in operands]
                 results = way(hidden, weight, targets_M, bias, 0.7, 1.5, soft_cap, lambda *_: nullcontext())
                 by = [given[name].to(results[0].dtype) for name in ("by_logp", "by_entropy")]

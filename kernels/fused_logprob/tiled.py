@@ -43,7 +43,7 @@ class TiledLogProb(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         # Entropy is often only logged; its gradient would otherwise arrive as zeros.
         ctx.set_materialize_grads(False)
-        ctx.operand, exact = _types(hidden_MH)
+        ctx.operand, exact = operand_type(hidden_MH), log_type(hidden_MH)
         tokens = len(hidden_MH)
         sums = empty_sums(hidden_MH.new_empty(tokens, dtype=exact))
         h_MH = hidden_MH.to(ctx.operand)
@@ -145,12 +145,12 @@ def log_type(hidden_MH: Tensor) -> torch.dtype:
     return torch.float64 if hidden_MH.dtype == torch.float64 else torch.float32
 
 
-def _types(hidden_MH: Tensor) -> tuple[torch.dtype, torch.dtype]:
-    """Of the operands of a product, and of its result."""
+def operand_type(hidden_MH: Tensor) -> torch.dtype:
+    """The type that hidden states and weights are multiplied in."""
     device = hidden_MH.device.type
     if torch.is_autocast_enabled(device) and hidden_MH.dtype != torch.float64:
-        return torch.get_autocast_dtype(device), torch.float32
-    return hidden_MH.dtype, log_type(hidden_MH)
+        return torch.get_autocast_dtype(device)
+    return hidden_MH.dtype
 
 
 def _with_gradient(grads: list[Tensor]) -> Tensor | None:

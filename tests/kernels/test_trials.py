@@ -84,5 +84,15 @@ def test_a_loss_kernel_with_other_constants_fails_its_trial(triton_device, monke
     assert loss._error_of_triton(torch.device(triton_device), LossSpec("clip")) > 1e-3
 
 
-def test_the_head_passes_its_trial(triton_device):
-    assert head._error_of_triton(torch.zeros(1, device=triton_device)) < 1e-3
+@pytest.mark.parametrize(("operand", "most"), [(torch.float32, 1e-3), (torch.float16, 1e-2)])
+def test_the_head_passes_its_trial(operand, most, triton_device):
+    assert head._error_of_triton(torch.device(triton_device), operand) < most
+
+
+def test_the_head_is_tried_in_the_type_that_autocast_multiplies_in(untried, monkeypatch):
+    monkeypatch.setattr(head, "triton_refuses", lambda *_: None)
+    monkeypatch.setattr(head, "_error_of_triton", lambda device, operand: 0.0 if operand == torch.float32 else 1.0)
+    hidden, weight = torch.randn(3, 4), torch.randn(5, 4)
+    assert head._triton_refuses(hidden, weight) is None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert "off by 1.0e+00" in head._triton_refuses(hidden, weight)
