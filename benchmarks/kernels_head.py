@@ -19,6 +19,7 @@ from torch import Tensor
 
 from laconic.benchmarks.claim import Claim
 from laconic.benchmarks.kernels_timing import Case, measure_case, ratios
+from laconic.kernels.dispatch import distance
 from laconic.kernels.fused_logprob import fused_logprob
 from laconic.kernels.fused_logprob.reference import fused_logprob_reference
 from laconic.kernels.pg_loss import LossSpec, pg_loss
@@ -28,7 +29,9 @@ SOURCES = ["kernels/fused_logprob/*.py", "kernels/dispatch.py", "benchmarks/kern
 SIZES = {"cuda": (16_384, 1536, 151_936), "cpu": (256, 64, 2048)}
 TOKENS = {"cuda": 2_100_000, "cpu": 10_000}
 CHECKED = 256
-"""Tokens whose log-probs are compared with float64."""
+"""Tokens whose log-probs and gradients are compared with float64."""
+ALLOWED = {"cuda": 1e-2, "cpu": 1e-5}
+"""Error of gradients in bfloat16 and in float32."""
 
 Head = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -63,17 +66,21 @@ def head_case(device: str, backward: bool) -> Case:
         absent["trl"] = f"{' and '.join(missing)} not installed"
     else:
         heads["trl"] = trl_head
-    want = fused_logprob_reference(
-        hidden_MH[:CHECKED].double(), weight_VH.double(), targets_M[:CHECKED], None, 1.0, 1.0, None
-    )[0]
+    want = _exact_head(hidden_MH[:CHECKED], weight_VH, targets_M[:CHECKED])[0]
     errors: dict[str, tuple[float, float | None]] = {}
     for name, head in heads.items():
         got = head(hidden_MH[:CHECKED], weight_VH, targets_M[:CHECKED])[0]
         errors[f"{name}: log-prob"] = float((got.double() - want).abs().max()), 1e-3 if name == "ours" else None
+    if backward:
+        ours = _gradients(fused_logprob, hidden_MH[:CHECKED], weight_VH, targets_M[:CHECKED])
+        # Leaves in float64 too, else the gradients would be rounded to the type of the operands.
+        exact = _gradients(_exact_head, hidden_MH[:CHECKED].double(), weight_VH.double(), targets_M[:CHECKED])
+        for name, a, b in zip(("hidden", "weight"), ours, exact, strict=True):
+            errors[f"gradient of {name}"] = distance([a], [b]), ALLOWED[device]
     if backward and "trl" in heads:
         ours, theirs = (_gradients(head, hidden_MH, weight_VH, targets_M) for head in heads.values())
         for name, a, b in zip(("hidden", "weight"), ours, theirs, strict=True):
-            errors[f"gradient of {name}, against trl"] = float((a - b).float().norm() / b.float().norm()), 2e-2
+            errors[f"gradient of {name}, against trl"] = distance([a], [b]), 2e-2
 
     def side(head: Head) -> Callable[[], Any]:
         if backward:
@@ -85,6 +92,11 @@ def head_case(device: str, backward: bool) -> Case:
     moved = (tokens + words) * width * hidden_MH.itemsize * (3 if backward else 1)
     sides = {name: side(head) for name, head in heads.items()}
     return Case("head, both passes" if backward else "head, forward", sides, errors, flops, moved, absent)
+
+
+def _exact_head(hidden_MH: Tensor, weight_VH: Tensor, targets_M: Tensor) -> tuple[Tensor, Tensor]:
+    """In float64, on the same operands."""
+    return fused_logprob_reference(hidden_MH.double(), weight_VH.double(), targets_M, None, 1.0, 1.0, None)
 
 
 def _gradients(head: Head, hidden_MH: Tensor, weight_VH: Tensor, targets_M: Tensor) -> tuple[Tensor, ...]:
