@@ -73,10 +73,10 @@ WORDS = {
     "delethink.exponent_gain": Words("exponent of time against thinking, flat decoding minus Delethink"),
     "longer.token_ratio": Words("tokens against base after 300 steps, median of three seeds", "×{:.3f}"),
     "longer.accuracy_change": Words("accuracy against base after 300 steps, likewise", "{:+.2f} points", 100),
-    "pack.update_vs_rows_tree": Words("updates on packed trees over updates on rows, pack ratio 1.8", "×{:.2f}"),
+    "pack.update_vs_rows_tree": Words("speed of updates on packed trees over that of rows, pack ratio 1.8", "×{:.2f}"),
     "pack.update_vs_rows_group": Words("the same for 16 answers of 256 tokens to a prompt of 256", "×{:.2f}"),
     "pack.peak_vs_rows": Words("peak memory of these updates over that of the rows", "×{:.2f}"),
-    "pack.worst_auto_choice": Words("the way not chosen over the chosen one, in time, at worst", "×{:.2f}"),
+    "pack.worst_auto_choice": Words("speed of the chosen way over that of the other, at worst", "×{:.2f}"),
     "pack.host_share": Words("share of an update of 100,000 tokens spent in making packs", "{:.1f} %", 100),
     "soak.kills_survived_bit_equal": Words("kills at random moments after which a run ended bit-equal", "{:.0f}"),
 }

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 CASCADE_ATTENTION = "laconic_cascade"
 """Name under which ``cascade_attention`` is registered with transformers."""
 _MOST_ERROR = {torch.float32: 5e-3}  # torch's own may be TF32
-_MOST_ERROR_HALF = 2e-2
+_MOST_ERROR_HALF = 1e-2
 _COLUMNS, _SHARED = 210, 150
 _PLAN: ContextVar[DecodePlan] = ContextVar("laconic_decode_plan")
 

@@ -48,8 +48,8 @@ def out_and_gradients(attention, tensors, dout, layout, scale=0.3):
     return dict(zip(("out", "dq", "dk", "dv"), (out, *torch.autograd.grad(out, tensors, dout)), strict=True))
 
 
-def assert_same(attention, layout, tolerance, *, scale=0.3, **options):
-    """Against the twin in float64 on the same numbers."""
+def assert_same(attention, layout, tolerance, *, of_out=None, scale=0.3, **options):
+    """Against the twin in float64 on the same numbers; the output within ``of_out`` if that is given."""
     tensors, dout = inputs(layout, **options)
     got = out_and_gradients(attention, tensors, dout, layout, scale)
     exact = [tensor.detach().cpu().double().requires_grad_() for tensor in tensors]
@@ -59,7 +59,7 @@ def assert_same(attention, layout, tolerance, *, scale=0.3, **options):
         if want[name].norm() < 1e-12:  # one token has no gradient of its key
             assert got[name].norm() < 1e-5, name
         else:
-            assert_near(name, want[name], got[name].cpu(), tolerance)
+            assert_near(name, want[name], got[name].cpu(), of_out or tolerance if name == "out" else tolerance)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -173,9 +173,8 @@ def test_every_gpu_backend_gives_what_the_twin_gives(name, dim, monkeypatch):
     def attention(q, k, v, layout, scale):
         return tree_attention(q, k, v, layout, scale=scale)
 
-    assert_same(
-        attention, layout, 1e-2, heads=12, key_heads=2, dim=dim, dtype=torch.bfloat16, device="cuda", scale=dim**-0.5
-    )
+    shape = dict(heads=12, key_heads=2, dim=dim, scale=dim**-0.5)
+    assert_same(attention, layout, 1e-2, of_out=5e-3, dtype=torch.bfloat16, device="cuda", **shape)
 
 
 def test_the_public_function_scales_by_the_head_size():

@@ -10,27 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laconic.kernels.logprob_head import LogProbOutput
 from laconic.train.forward import score_all
 from laconic.train.objectives import LossInputs
 from laconic.train.packed import PackedBatch
 
-COLUMNS = ("old_logp", "ref_logp", "w_pos", "w_neg", "w_kl", "w_ent", "w_nll", "engine_logp")
+WEIGHTS = ("w_pos", "w_neg", "w_kl", "w_ent", "w_nll")
+COLUMNS = ("old_logp", "ref_logp", *WEIGHTS, "engine_logp")
 
 
-def compute_in_float64(model: Any) -> None:
-    """Norms and the log-prob head (by a full softmax) of a float64 model, which otherwise compute in float32."""
+def norms_in_float64(model: Any) -> None:
+    """Those of a float64 model, which otherwise compute in float32."""
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = types.MethodType(_norm, module)
-
-    def forward(self: Any, *, logprob_head: bool, pred: Tensor, targets: Tensor, **inputs: Any) -> LogProbOutput:
-        hidden_BTH = self.base_model(use_cache=False, **inputs).last_hidden_state
-        log_p_MV = self.lm_head(hidden_BTH.flatten(0, 1)[pred]).log_softmax(-1)
-        log_probs_M = log_p_MV.gather(1, targets[:, None])[:, 0]
-        return LogProbOutput(log_probs=log_probs_M, entropy=-(log_p_MV.exp() * log_p_MV).sum(1))
-
-    model.forward = types.MethodType(forward, model)
 
 
 def _norm(self: Any, x: Tensor) -> Tensor:
@@ -51,6 +43,11 @@ def loss_and_gradients(model: Any, packs: list[PackedBatch], objective: Any) -> 
         outputs.loss.backward()
         total += float(outputs.loss.detach())
     return total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def size(packs: list[PackedBatch]) -> float:
+    """Of the weights together: what the terms of a loss amount to before they cancel each other."""
+    return sum(float(np.abs(getattr(pack, name)).sum()) for pack in packs for name in WEIGHTS)
 
 
 def worst_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:

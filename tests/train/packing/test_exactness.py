@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 from random_groups import random_group, rows_of
-from sides import compute_in_float64, loss_and_gradients, with_constants, worst_difference
+from sides import loss_and_gradients, norms_in_float64, size, with_constants, worst_difference
 
 from laconic.kernels.logprob_head import add_logprob_head
 from laconic.train.objectives import OBJECTIVES, Cispo, Clip, Dapo, Gppo, Sapo
@@ -62,13 +62,15 @@ def test_random_sides_hold_forks_cuts_and_packs_of_several_groups():
 def test_loss_and_every_gradient_equal_those_of_the_rows(tiny_qwen, precision, number):
     model, tolerance = tiny_qwen(), {"float64": 1e-10, "float32": 1e-5}[precision]
     if precision == "float64":
-        compute_in_float64(model)
+        norms_in_float64(model)
     else:
-        add_logprob_head(model.float())
+        model.float()
+    add_logprob_head(model)
     use_tree_attention(model)
-    for seed in range(number, TREES, len(VARIANTS)):
+    # Rounding hides no error from float64, so there every objective meets every tree.
+    for seed in range(TREES) if precision == "float64" else range(number, TREES, len(VARIANTS)):
         (rows, trees), _ = sides(seed)
         loss, gradients = loss_and_gradients(model, rows, VARIANTS[number])
         packed, packed_gradients = loss_and_gradients(model, trees, VARIANTS[number])
-        assert packed == pytest.approx(loss, rel=tolerance, abs=tolerance), seed
+        assert packed == pytest.approx(loss, rel=tolerance, abs=tolerance * size(rows)), seed
         assert worst_difference(gradients, packed_gradients) <= tolerance, seed
