@@ -35,10 +35,10 @@ from .tables import once
 class Part:
     """Ragged sequences of queries, each with the keys it sees."""
 
-    queries: Tensor
-    """Tokens of the pack, (A,)."""
-    keys: Tensor
-    """(B,)."""
+    queries: Tensor | slice
+    """Tokens of the pack, (A,); a slice where they lie side by side, because that is no copy."""
+    keys: Tensor | slice
+    """(B,), likewise."""
     query_stops: Tensor
     """Where each sequence stops in ``queries``, with a leading 0; int32."""
     key_stops: Tensor
@@ -57,6 +57,8 @@ def parts_of(layout: TreeLayout, device: torch.device) -> list[Part]:
     """The parts of a layout; made once."""
 
     def make() -> list[Part]:
+        if not len(layout):  # torch's fused attention takes no batch of nothing
+            return []
         nodes = layout.nodes
         parts = [_part(nodes.start, nodes.stop, nodes.start, nodes.stop, True, device)]
         for level in range(int(nodes.level.max(initial=0))):
@@ -71,9 +73,11 @@ def parts_of(layout: TreeLayout, device: torch.device) -> list[Part]:
 def _part(query_start: I64, query_stop: I64, key_start: I64, key_stop: I64, causal: bool, device: torch.device) -> Part:
     query_lengths, key_lengths = query_stop - query_start, key_stop - key_start
 
-    def tokens(start: I64, lengths: I64) -> Tensor:
+    def tokens(start: I64, lengths: I64) -> Tensor | slice:
         before = np.cumsum(lengths) - lengths
         index = np.arange(int(lengths.sum())) + np.repeat(start - before, lengths)
+        if index[-1] - index[0] + 1 == len(index):  # in ascending order, so there are no gaps
+            return slice(int(index[0]), int(index[-1]) + 1)
         return torch.from_numpy(index).to(device)
 
     def stops(lengths: I64) -> Tensor:

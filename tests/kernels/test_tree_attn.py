@@ -130,6 +130,13 @@ def test_an_empty_pack_gives_an_empty_output(way):
     assert_same(WAYS[way], TreeLayout.of_rows([]), EXACT)
 
 
+def test_tokens_that_lie_side_by_side_are_not_copied():
+    of_one = decomposed.parts_of(one_level(6, [5, 4]), torch.device("cpu"))
+    assert [(part.queries, part.keys) for part in of_one] == [(slice(0, 15),) * 2, (slice(6, 15), slice(0, 6))]
+    _, responses = decomposed.parts_of(LAYOUTS["two groups"], torch.device("cpu"))
+    assert isinstance(responses.queries, torch.Tensor) and responses.keys.tolist() == [*range(10), *range(33, 36)]
+
+
 def test_tensors_need_not_lie_in_order():
     layout = LAYOUTS["random 0"]
     tensors, dout = inputs(layout)
