@@ -35,7 +35,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, scale: float,
 
 @cache
 def _compiled() -> Any:
-    return torch.compile(flex_attention)
+    # Packs differ in length. Beyond its limit of recompilations torch raises for a full graph; else it would go on
+    # uncompiled, with all scores in memory.
+    return torch.compile(flex_attention, dynamic=True, fullgraph=True)
 
 
 def block_mask(layout: TreeLayout, device: torch.device | str, block: int = BLOCK) -> BlockMask:
