@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .folds import Folds, Transform, empty_sums
 
@@ -61,6 +62,7 @@ class TiledLogProb(torch.autograd.Function):
         return sums.target_M - log_z_M, entropy_M
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, by_logp_M: Tensor | None, by_entropy_M: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden_MH, weight_VH, bias_V, targets_M, log_z_M, entropy_M = ctx.saved_tensors
         with ctx.gather(weight_VH, bias_V):

@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # Shapes: N rows, D head width
 
@@ -89,6 +90,7 @@ class _MergeLse(torch.autograd.Function):
         return o, lse
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, do: Tensor, dlse: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         *parts, lse = ctx.saved_tensors
         grads = [torch.empty_like(part) for part in parts]

@@ -19,6 +19,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .reference import MAX_LOG_RATIO
 from .spec import METRICS, LossSpec, PgLoss
@@ -177,6 +178,7 @@ class _PgLoss(torch.autograd.Function):
         return total_C[0].float(), total_C
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         u_M, w_ent_M = ctx.saved_tensors
         by_entropy = (w_ent_M * (-ctx.entropy * grad)).to(ctx.types[1]) if ctx.entropy else None

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..merge_lse import merge_lse
 from ..tree_layout import I64, TreeLayout
@@ -107,6 +108,7 @@ class _ByParts(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
         sums = [torch.zeros_like(x, dtype=sums_dtype(x.dtype)) for x in (q, k, v)]

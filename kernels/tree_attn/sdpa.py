@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..tree_layout import TreeLayout, Unit
@@ -71,6 +72,7 @@ class _ByUnit(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
         dq, dk, dv, dout = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), dout.contiguous()

@@ -151,6 +151,15 @@ def test_only_the_gradients_that_are_asked_for_are_computed():
     assert given["hidden_MH"].grad is not None and given["weight_VH"].grad is None and given["bias"].grad is None
 
 
+def test_a_second_derivative_is_refused_instead_of_wrong():
+    given = operands(5, 4, 9, False)
+    log_probs_M, _ = fused_logprob(**given)
+    seed = torch.ones_like(log_probs_M).requires_grad_()
+    (by_hidden_MH,) = torch.autograd.grad(log_probs_M, given["hidden_MH"], seed, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        by_hidden_MH.sum().backward()
+
+
 def test_no_tokens_give_empty_results_that_belong_to_the_graph():
     given = operands(0, 4, 9, True)
     log_probs_M, entropy_M = fused_logprob(**given)

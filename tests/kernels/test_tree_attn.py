@@ -130,6 +130,16 @@ def test_an_empty_pack_gives_an_empty_output(way):
     assert_same(WAYS[way], TreeLayout.of_rows([]), EXACT)
 
 
+@pytest.mark.parametrize("way", ["units of 128", "by level"])
+def test_a_second_derivative_is_refused_instead_of_wrong(way):
+    layout = one_level(4, [3, 3])
+    tensors, dout = inputs(layout)
+    out = WAYS[way](*tensors, layout, 0.3)
+    (dq,) = torch.autograd.grad(out, tensors[0], dout.requires_grad_(), create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dq.sum().backward()
+
+
 def test_tokens_that_lie_side_by_side_are_not_copied():
     of_one = decomposed.parts_of(one_level(6, [5, 4]), torch.device("cpu"))
     assert [(part.queries, part.keys) for part in of_one] == [(slice(0, 15),) * 2, (slice(6, 15), slice(0, 6))]
