@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
@@ -123,6 +124,11 @@ def distance(got: Sequence[torch.Tensor], want: Sequence[torch.Tensor]) -> float
     """The largest relative distance of tensors from those they should equal; NaN where one is."""
     pairs = [(g.detach().double(), w.detach().double()) for g, w in zip(got, want, strict=True)]
     return float(torch.stack([(g - w).norm() / w.norm().clamp(min=1e-12) for g, w in pairs]).max())
+
+
+def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, which needn't be the tensor's."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def interpreting() -> bool:

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..dispatch import interpreting
+from ..dispatch import interpreting, on_device_of
 from .plan import DecodePlan
 
 # Shapes: S queries, Q query heads, H KV heads, D head width, E parts
@@ -119,23 +119,24 @@ def cascade_decode_triton(
     part_o_EQD = q_SQD.new_empty((parts, heads, v_width), dtype=torch.float32)
     part_lse_EQ = q_SQD.new_empty((parts, heads), dtype=torch.float32)
     blocks = {"D": _block(width), "V_D": _block(v_width)}
-    for launch in plan.launches:
-        rows = max(16, triton.next_power_of_2(launch.most * group))
-        small = q_SQD.itemsize > 2 or width > 128  # so that the stages of keys and values fit into shared memory
-        keys = 16 if interpreting() else (32 if small else 64 if rows > 64 else 128)
-        _partial_kernel[(len(launch.items_I5), kv_heads)](
-            q_SQD, k_pages, v_pages, launch.items_I5, plan.pages, plan.part_query_E, part_o_EQD, part_lse_EQ,
-            *q_SQD.stride()[:2], *k_pages.stride()[:3], *v_pages.stride()[:3], heads, plan.page_size, scale,
-            GROUP=group, WIDTH=width, V_WIDTH=v_width, ROWS=rows, KEYS=keys, UPCAST=interpreting(),
-            **blocks, num_warps=8 if rows > 64 else 4, num_stages=2 if small else 3,
-        )  # fmt: skip
     o_SQD = q_SQD.new_empty((plan.count, heads, v_width))
     lse_SQ = q_SQD.new_empty((plan.count, heads), dtype=torch.float32)
-    if plan.count:
-        _merge_kernel[(plan.count, heads)](
-            part_o_EQD, part_lse_EQ, plan.merge_ptr, plan.merge_parts, o_SQD, lse_SQ, heads,
-            V_WIDTH=v_width, V_D=triton.next_power_of_2(v_width), PARTS=8, num_warps=2,
-        )  # fmt: skip
+    with on_device_of(q_SQD):
+        for launch in plan.launches:
+            rows = max(16, triton.next_power_of_2(launch.most * group))
+            small = q_SQD.itemsize > 2 or width > 128  # so that the stages of keys and values fit into shared memory
+            keys = 16 if interpreting() else (32 if small else 64 if rows > 64 else 128)
+            _partial_kernel[(len(launch.items_I5), kv_heads)](
+                q_SQD, k_pages, v_pages, launch.items_I5, plan.pages, plan.part_query_E, part_o_EQD, part_lse_EQ,
+                *q_SQD.stride()[:2], *k_pages.stride()[:3], *v_pages.stride()[:3], heads, plan.page_size, scale,
+                GROUP=group, WIDTH=width, V_WIDTH=v_width, ROWS=rows, KEYS=keys, UPCAST=interpreting(),
+                **blocks, num_warps=8 if rows > 64 else 4, num_stages=2 if small else 3,
+            )  # fmt: skip
+        if plan.count:
+            _merge_kernel[(plan.count, heads)](
+                part_o_EQD, part_lse_EQ, plan.merge_ptr, plan.merge_parts, o_SQD, lse_SQ, heads,
+                V_WIDTH=v_width, V_D=triton.next_power_of_2(v_width), PARTS=8, num_warps=2,
+            )  # fmt: skip
     return o_SQD, lse_SQ
 
 

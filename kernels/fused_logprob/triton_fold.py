@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..dispatch import on_device_of
 from .folds import Sums, Transform
 
 _BLOCK = 4096
@@ -83,22 +84,24 @@ class TritonFolds:
     """``Folds`` for tiles whose rows lie one after the other."""
 
     def forward(self, tile_MC: Tensor, targets_M: Tensor, first: int, sums: Sums, transform: Transform) -> None:
-        _forward_kernel[(len(tile_MC),)](
-            tile_MC, targets_M, sums.top_M, sums.total_M, sums.weighted_M, sums.target_M, first, tile_MC.shape[1],
-            *_constants(transform), CAPPED=transform.soft_cap is not None, BLOCK=_block(tile_MC), num_warps=8,
-        )  # fmt: skip
+        with on_device_of(tile_MC):
+            _forward_kernel[(len(tile_MC),)](
+                tile_MC, targets_M, sums.top_M, sums.total_M, sums.weighted_M, sums.target_M, first, tile_MC.shape[1],
+                *_constants(transform), CAPPED=transform.soft_cap is not None, BLOCK=_block(tile_MC), num_warps=8,
+            )  # fmt: skip
 
     def backward(
         self, tile_MC: Tensor, targets_M: Tensor, first: int, log_z_M: Tensor, entropy_M: Tensor,
         by_logp_M: Tensor | None, by_entropy_M: Tensor | None, transform: Transform, out_MC: Tensor,
     ) -> None:  # fmt: skip
         block = _block(tile_MC)
-        _backward_kernel[(len(tile_MC), triton.cdiv(tile_MC.shape[1], block))](
-            tile_MC, targets_M, log_z_M, entropy_M, log_z_M if by_logp_M is None else by_logp_M,
-            log_z_M if by_entropy_M is None else by_entropy_M, out_MC, first, tile_MC.shape[1], *_constants(transform),
-            CAPPED=transform.soft_cap is not None, BY_LOGP=by_logp_M is not None, BY_ENTROPY=by_entropy_M is not None,
-            BLOCK=block, num_warps=8,
-        )  # fmt: skip
+        with on_device_of(tile_MC):
+            _backward_kernel[(len(tile_MC), triton.cdiv(tile_MC.shape[1], block))](
+                tile_MC, targets_M, log_z_M, entropy_M, log_z_M if by_logp_M is None else by_logp_M,
+                log_z_M if by_entropy_M is None else by_entropy_M, out_MC, first, tile_MC.shape[1],
+                *_constants(transform), CAPPED=transform.soft_cap is not None, BY_LOGP=by_logp_M is not None,
+                BY_ENTROPY=by_entropy_M is not None, BLOCK=block, num_warps=8,
+            )  # fmt: skip
 
 
 def _constants(transform: Transform) -> tuple[float, float, float]:

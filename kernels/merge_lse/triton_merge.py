@@ -16,6 +16,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..dispatch import on_device_of
+
 # Shapes: N rows, D head width
 
 _ROWS = 16
@@ -85,7 +87,8 @@ class _MergeLse(torch.autograd.Function):
         rows, width = lse.numel(), o.shape[-1]
         if rows:
             block = triton.next_power_of_2(width)
-            _forward_kernel[(triton.cdiv(rows, _ROWS),)](*parts, o, lse, rows, width, ROWS=_ROWS, WIDTH=block)
+            with on_device_of(o):
+                _forward_kernel[(triton.cdiv(rows, _ROWS),)](*parts, o, lse, rows, width, ROWS=_ROWS, WIDTH=block)
         ctx.save_for_backward(*parts, lse)
         return o, lse
 
@@ -97,9 +100,10 @@ class _MergeLse(torch.autograd.Function):
         rows, width = lse.numel(), do.shape[-1]
         if rows:
             block = triton.next_power_of_2(width)
-            _backward_kernel[(triton.cdiv(rows, _ROWS),)](
-                *parts, lse, do.contiguous(), dlse.contiguous(), *grads, rows, width, ROWS=_ROWS, WIDTH=block
-            )
+            with on_device_of(lse):
+                _backward_kernel[(triton.cdiv(rows, _ROWS),)](
+                    *parts, lse, do.contiguous(), dlse.contiguous(), *grads, rows, width, ROWS=_ROWS, WIDTH=block
+                )
         return grads[0], grads[1], grads[2], grads[3]
 
 

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..dispatch import on_device_of
 from .reference import MAX_LOG_RATIO
 from .spec import METRICS, LossSpec, PgLoss
 
@@ -161,15 +162,16 @@ class _PgLoss(torch.autograd.Function):
         sums_PC = u_M.new_zeros((max(1, programs), _COUNTS))
         infinite = float("inf")
         if programs:
-            _kernel[(programs,)](
-                *tokens, u_M, sums_PC, len(u_M),
-                1 - spec.epsilon_low, 1 + spec.epsilon_high, infinite if spec.ceiling is None else spec.ceiling,
-                spec.beta_low, spec.beta_high, spec.cap, spec.tau_pos, spec.tau_neg, spec.kl, spec.entropy,
-                infinite if spec.importance_cap is None else spec.importance_cap,
-                GAIN=_GAINS[spec.gain], KL=_KLS[spec.kl_estimator] if spec.kl else 0, CORRECTED=spec.kl_corrected,
-                IMPORTANCE=spec.importance_cap is not None, ENTROPY=spec.entropy != 0, LIMIT=MAX_LOG_RATIO,
-                COUNTS=_COUNTS, BLOCK=_BLOCK,
-            )  # fmt: skip
+            with on_device_of(u_M):
+                _kernel[(programs,)](
+                    *tokens, u_M, sums_PC, len(u_M),
+                    1 - spec.epsilon_low, 1 + spec.epsilon_high, infinite if spec.ceiling is None else spec.ceiling,
+                    spec.beta_low, spec.beta_high, spec.cap, spec.tau_pos, spec.tau_neg, spec.kl, spec.entropy,
+                    infinite if spec.importance_cap is None else spec.importance_cap,
+                    GAIN=_GAINS[spec.gain], KL=_KLS[spec.kl_estimator] if spec.kl else 0, CORRECTED=spec.kl_corrected,
+                    IMPORTANCE=spec.importance_cap is not None, ENTROPY=spec.entropy != 0, LIMIT=MAX_LOG_RATIO,
+                    COUNTS=_COUNTS, BLOCK=_BLOCK,
+                )  # fmt: skip
         total_C = sums_PC.sum(0, dtype=torch.float64)
         total_C[1 + METRICS.index("ratio_max")] = sums_PC[:, 1 + METRICS.index("ratio_max")].max()
         ctx.save_for_backward(u_M, tokens[8])

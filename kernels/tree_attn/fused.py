@@ -6,7 +6,6 @@ Shapes: N tokens, nq query heads, nkv key heads, g = nq / nkv, d head size
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..dispatch import interpreting
+from ..dispatch import interpreting, on_device_of
 from ..tree_layout import TreeLayout
 from . import triton_bwd, triton_fwd
 from .tables import once
@@ -103,7 +102,7 @@ class _Fused(torch.autograd.Function):
         if q.shape[0]:
             sub_end, start, full, stop, key_tile, heavy_first = _query_tables(layout, q.device, plan.forward)
             grid = (q.shape[1], len(heavy_first))
-            with _on(q):
+            with on_device_of(q):
                 triton_fwd.tree_attn_fwd_kernel[grid](
                     q, k, v, out, lse, sub_end, start, full, stop, key_tile, heavy_first, q.shape[0],
                     *_strides(q, k, v, out), scale * LOG2_E,
@@ -128,7 +127,7 @@ def _gradients(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, dout: Tensor, layout: TreeLayout, scale: float,
     plan: Plan,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    with _on(q):
+    with on_device_of(q):
         delta = _delta(out, dout, lse, plan.dq)
         # The keys first: the sums of their parts are given back before dq takes memory.
         dk, dv = _dk_dv(q, k, v, dout, lse, delta, layout, scale, plan.dkdv)
@@ -219,8 +218,3 @@ def _strides(*tensors: Tensor) -> list[int]:
 
 def _rows_in_one_piece(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _on(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, which needn't be the tensor's."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
