@@ -92,7 +92,9 @@ def triton_refuses(*tensors: torch.Tensor) -> str | None:
     on_gpu = all(tensor.device.type == "cuda" for tensor in tensors)
     if interpreting():
         # Interpreted kernels are slower by orders of magnitude: only who asks for them gets them.
-        return None if forced() == "triton" and not on_gpu else f"TRITON_INTERPRET is set, but {VARIABLE} isn't triton"
+        if forced() != "triton":
+            return f"TRITON_INTERPRET is set, but {VARIABLE} isn't triton"
+        return "TRITON_INTERPRET is set, and the tensors are on a GPU; unset it" if on_gpu else None
     return None if on_gpu else f"the tensors are on {tensors[0].device.type}, not on a CUDA device"
 
 

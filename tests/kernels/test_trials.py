@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,6 +52,16 @@ def test_a_kernel_that_is_off_or_does_not_run_is_left_alone_and_named(untried, c
 def test_who_forces_triton_sees_what_it_does(untried, monkeypatch):
     monkeypatch.setenv(dispatch.VARIABLE, "triton")
     assert dispatch.fails_its_trial("e", lambda: 1.0, 0.01) is None and not dispatch._trials
+
+
+def test_an_interpreter_that_cannot_run_says_why(untried, monkeypatch):
+    on_gpu, on_cpu = (SimpleNamespace(device=torch.device(kind)) for kind in ("cuda", "cpu"))
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: name)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert "LACONIC_KERNELS isn't triton" in dispatch.triton_refuses(on_cpu)
+    monkeypatch.setenv(dispatch.VARIABLE, "triton")
+    assert "the tensors are on a GPU" in dispatch.triton_refuses(on_gpu)
+    assert dispatch.triton_refuses(on_cpu) is None
 
 
 def test_attention_that_fails_its_trial_runs_elsewhere(untried, monkeypatch):
