@@ -50,6 +50,19 @@ def test_a_figure_is_held_to_its_bar(name: str, value: float, words: str) -> Non
     assert verdict(name, value) == words
 
 
+@pytest.mark.parametrize(
+    ("code", "limit_s", "status"),
+    [("", 60, 0), ("raise SystemExit(3)", 60, 1), ("import time; time.sleep(60)", 0.5, 1)],
+)
+def test_a_part_that_fails_or_is_stopped_fails_the_call(
+    code: str, limit_s: float, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "PARTS", (Part("only", ("-c", code), limit_s),))
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    assert gpu.main() == status
+
+
 def test_what_was_not_measured_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
