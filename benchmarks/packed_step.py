@@ -2,7 +2,7 @@
 
 An update is what the trainer does between two optimizer steps: rows into packs, forward, loss, backward. Both sides run
 the trainer's own functions on the same groups and the same random-weight model; only the layout differs. Before a shape
-is timed, loss and gradients of both are compared.
+is timed, loss and gradients of both are compared, under every budget.
 
     pack.update_vs_rows_tree     10 M parameters, binary trees of three segments of 512 tokens: pack ratio 1.8
     pack.update_vs_rows_group    the same model, 16 answers of 256 tokens to a prompt of 256
@@ -10,13 +10,14 @@ is timed, loss and gradients of both are compared.
     pack.worst_auto_choice       a sweep over shapes and two models: time of the other way over that of the chosen one
     pack.host_share              time to make packs of 100,000 tokens over that of the whole update, on the small model
 
-Each side has its best number of threads and its best ``optim.micro_batch_tokens``; in the memory comparison both have
-that of the rows, and in the sweep both have two threads and 4,096 tokens.
+Each side has its best number of threads, one or two, and its best ``optim.micro_batch_tokens``; in the memory
+comparison both have that of the rows, and in the sweep both have 4,096 tokens.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import os
 import statistics
@@ -39,7 +40,7 @@ from laconic.train.objectives import Clip, LossInputs
 from laconic.train.packed import PackedBatch
 from laconic.train.packing.attention import layout_of, use_tree_attention
 from laconic.train.packing.budget import to_tree_packs
-from laconic.train.packing.choose import Price, Work, choose, work_of_rows, work_of_trees
+from laconic.train.packing.choose import Price, Work, choose, forked_and_paths, work_of_rows, work_of_trees
 from laconic.train.packing.packer import lengths_of
 from laconic.train.packing.trie import to_tries
 from laconic.train.rows import Row, flatten, to_packs
@@ -52,6 +53,7 @@ SOURCES = [
 ]  # fmt: skip
 BUDGETS = (2048, 4096, 16_384)
 Side = Literal["rows", "trees"]
+SIDES: tuple[Side, Side] = ("rows", "trees")
 
 
 @dataclass(frozen=True)
@@ -108,21 +110,22 @@ SMALL_SWEEP = (
     Shape("long thought with branches", spine(20, 6, 40, 3, 8), 8),
     Shape("2 answers of 300 to a prompt of 30", answers(30, [300] * 2), 8),
 )
+HOST = Shape("100,000 tokens", level_tree(100, (2, 4, 8), 300), 13)
 
 
-def groups_of(shape: Shape, words: int) -> list[Group]:
+def groups_of(shape: Shape, vocabulary: int) -> list[Group]:
     """Random tokens, sampled at about the log-prob that a random model gives them."""
     rng = np.random.default_rng(0)
     groups = []
     for number in range(shape.groups):
         segments = []
         for index, (parent, count) in enumerate(shape.segments):
-            ids = rng.integers(0, words, count).astype(np.int32)
+            ids = rng.integers(0, vocabulary, count).astype(np.int32)
             if parent < 0:
                 none = np.full(count, np.nan, np.float32)
                 segments.append(Segment(0, None, 0, Kind.PROMPT, ids, none))
             else:
-                logp = (-np.log(words) + rng.normal(0, 0.05, count)).astype(np.float32)
+                logp = (-np.log(vocabulary) + rng.normal(0, 0.05, count)).astype(np.float32)
                 kept = shape.segments[parent][1]
                 segments.append(Segment(index, parent, kept, Kind.SAMPLED, ids, logp, Stop.EOS))
         ends = sorted(set(range(1, len(segments))) - {parent for parent, _ in shape.segments})
@@ -132,9 +135,9 @@ def groups_of(shape: Shape, words: int) -> list[Group]:
     return groups
 
 
-def rows_of(shape: Shape, words: int) -> list[Row]:
+def rows_of(shape: Shape, vocabulary: int) -> list[Row]:
     """Right and wrong in turns."""
-    groups = groups_of(shape, words)
+    groups = groups_of(shape, vocabulary)
     count = sum(len(group.rollouts) for group in groups)
     advantage = np.where(np.arange(count) % 2, -1.0, 1.0)
     return flatten(groups, advantage, normalizer="token_mean", max_completion=1)
@@ -145,11 +148,17 @@ def row_work(rows: Sequence[Row], budget: int) -> Work:
     return work_of_rows(lengths_of(rows), sum(int(row.trained.sum()) for row in rows), budget)
 
 
-def model_of(hidden: int, layers: int, heads: int, ffn: int, words: int) -> PreTrainedModel:
+def tree_work(packs: Sequence[PackedBatch], budget: int) -> Work:
+    """What the packs of trees do, as the trainer counts it when it chooses."""
+    forked, path_B = forked_and_paths(packs)
+    return forked + work_of_rows(path_B, 0, budget)
+
+
+def model_of(hidden: int, layers: int, heads: int, ffn: int, vocabulary: int) -> PreTrainedModel:
     """A Qwen2 with random weights that takes trees."""
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=words, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=heads // 2, intermediate_size=ffn, max_position_embeddings=4096, tie_word_embeddings=True,
     )  # fmt: skip
     model = Qwen2ForCausalLM._from_config(config, attn_implementation="sdpa").train()
@@ -191,11 +200,15 @@ class Bench:
         self.update(rows, side, budget)
         return time.perf_counter() - started
 
-    def difference(self, rows: Sequence[Row], budget: int) -> dict[str, float]:
-        """Of the losses, and of the gradients relative to their norm; both sides are warm afterwards."""
+    def difference(self, rows: Sequence[Row], budgets: Sequence[int]) -> dict[str, float]:
+        """The largest of the losses, and of the gradients relative to their norm; both sides are warm afterwards."""
+        found = [self._difference(rows, budget) for budget in budgets]
+        return {key: float(np.max([one[key] for one in found])) for key in found[0]}  # a NaN is the largest
+
+    def _difference(self, rows: Sequence[Row], budget: int) -> dict[str, float]:
         losses, gradients = [], []
-        for side in ("rows", "trees"):
-            losses.append(self.update(rows, side, budget))  # type: ignore[arg-type]
+        for side in SIDES:
+            losses.append(self.update(rows, side, budget))
             gradients.append([p.grad.clone() for p in self.model.parameters() if p.grad is not None])
         norm = torch.stack([one.norm() for one in gradients[0]]).norm()
         apart = torch.stack([(one - other).norm() for one, other in zip(*gradients, strict=True)]).norm()
@@ -213,6 +226,8 @@ class Bench:
         """Bytes of resident memory that an update needs at its peak, beyond what was there before."""
         self.model.zero_grad(set_to_none=True)
         gc.collect()
+        # What an update before has freed stays on the heap: it would count as there before, and be used again unseen.
+        ctypes.CDLL(None).malloc_trim(0)
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
         before = _status("VmRSS")
@@ -234,7 +249,7 @@ def _status(key: str) -> int:
 def compare(bench: Bench, shape: Shape, pairs: int) -> tuple[list[float], bool, float]:
     """Seconds of the rows over those of the trees, whether both agreed, and the peak of the trees over the rows'."""
     rows = bench.rows(shape)
-    difference = bench.difference(rows, BUDGETS[-1])
+    difference = bench.difference(rows, BUDGETS)
     budget, threads, row_trials = bench.best(rows, "rows", BUDGETS)
     tree_budget, tree_threads, tree_trials = bench.best(rows, "trees", BUDGETS)
     seconds = interleaved(
@@ -244,7 +259,7 @@ def compare(bench: Bench, shape: Shape, pairs: int) -> tuple[list[float], bool, 
         },
         pairs,
     )
-    peaks = {side: bench.peak(rows, side, budget) for side in ("rows", "trees")}  # type: ignore[arg-type]
+    peaks = {side: bench.peak(rows, side, budget) for side in SIDES}
     flat, packed = row_work(rows, BUDGETS[-1]), work_of_trees(to_tries(rows))
     bench.details[shape.name] = {
         "seconds": seconds, "difference": difference, "trials_rows": row_trials, "trials_trees": tree_trials,
@@ -256,35 +271,41 @@ def compare(bench: Bench, shape: Shape, pairs: int) -> tuple[list[float], bool, 
     return ratios, agree(difference), peaks["trees"] / peaks["rows"]
 
 
-def sweep(bench: Bench, shapes: Sequence[Shape], pairs: int, budget: int = 4096) -> list[tuple[float, bool]]:
+def sweep(bench: Bench, shapes: Sequence[Shape], pairs: int, budget: int = 4096) -> list[tuple[list[float], bool]]:
     """By shape: time of the way that was not chosen over that of the chosen one, and whether both agreed."""
     price = Price.of(bench.model.config, "cpu")
     found = []
     for shape in shapes:
         rows = bench.rows(shape)
-        difference = bench.difference(rows, budget)
-        choice = choose("auto", None, row_work(rows, budget), work_of_trees(bench.packs(rows, "trees", budget)), price)
-
-        def side(name: Side, rows: Sequence[Row] = rows) -> Callable[[], float]:
-            return lambda: bench.seconds(rows, name, budget, 2)
-
-        seconds = interleaved({"rows": side("rows"), "trees": side("trees")}, pairs)
-        gain = statistics.median(a / b for a, b in zip(seconds["rows"], seconds["trees"], strict=True))
-        worth = gain if choice.tree else 1 / gain
+        difference = bench.difference(rows, [budget])
+        trees = tree_work(bench.packs(rows, "trees", budget), budget)
+        choice = choose("auto", None, row_work(rows, budget), trees, price)
+        threads, seconds = timed(bench, rows, pairs, budget)
+        gains = [a / b for a, b in zip(seconds["rows"], seconds["trees"], strict=True)]
+        worth = gains if choice.tree else [1 / gain for gain in gains]
         name = f"{bench.model.num_parameters():,} parameters, {shape.name}"
         bench.details[name] = {
-            "gain": gain, "expected": choice.gain, "chosen": "trees" if choice.tree else "rows", "worth": worth,
-            "difference": difference, "seconds": seconds,
+            "gain": statistics.median(gains), "expected": choice.gain, "chosen": "trees" if choice.tree else "rows",
+            "worth": statistics.median(worth), "difference": difference, "threads": threads, "seconds": seconds,
         }  # fmt: skip
-        print(f"{name}: gain {gain:.3f}, expected {choice.gain:.3f}", flush=True)
+        print(f"{name}: gain {statistics.median(gains):.3f}, expected {choice.gain:.3f}", flush=True)
         found.append((worth, agree(difference)))
     return found
 
 
+def timed(bench: Bench, rows: Sequence[Row], pairs: int, budget: int) -> tuple[dict[Side, int], dict[str, list[float]]]:
+    """Each side's best number of threads, and its seconds with that."""
+    threads = {side: bench.best(rows, side, [budget])[1] for side in SIDES}
+
+    def one(side: Side) -> Callable[[], float]:
+        return lambda: bench.seconds(rows, side, budget, threads[side])
+
+    return threads, interleaved({side: one(side) for side in SIDES}, pairs)
+
+
 def host_share(bench: Bench, pairs: int) -> tuple[list[float], dict[str, Any]]:
-    """Share of the update of 100,000 row tokens that is spent in making tries, packs and their layouts."""
-    shape = Shape("100,000 tokens", level_tree(100, (2, 4, 8), 300), 13)
-    rows, shares, hosts = bench.rows(shape), [], []
+    """Share of the update of ``HOST`` that is spent in making tries, packs and their layouts."""
+    rows, shares, hosts = bench.rows(HOST), [], []
     bench.seconds(rows, "trees", 16_384, 2)
     for _ in range(pairs):
         started = time.perf_counter()
@@ -298,48 +319,50 @@ def host_share(bench: Bench, pairs: int) -> tuple[list[float], dict[str, Any]]:
     return shares, {"row_tokens": flat.tokens, "tree_tokens": packed.tokens, "host_seconds": hosts}
 
 
+def claim_of(
+    id: str, kind: Literal["floor", "ceiling"], samples: Sequence[float], peer: str | None, equal: bool | None
+) -> Claim:
+    """Prints it, too."""
+    value, spread = median_and_spread(samples)
+    print(f"{id} {value:.3f} {spread}", flush=True)
+    return {
+        "id": id, "kind": kind, "value": value, "spread": spread, "peer": peer, "equal": equal, "sources": SOURCES,
+        "samples": list(samples),
+    }  # fmt: skip
+
+
+def comparisons(bench: Bench, shapes: dict[str, Shape], pairs: int) -> list[Claim]:
+    """Time by shape, and the worst peak of memory."""
+    if not shapes:
+        return []
+    peer = "rows of like length padded together, torch's causal attention, at their best budget and threads"
+    found = {name: compare(bench, shape, pairs) for name, shape in shapes.items()}
+    claims = [
+        claim_of(f"pack.update_vs_rows_{name}", "floor", ratios, peer, equal)
+        for name, (ratios, equal, _) in found.items()
+    ]
+    same_budget = "rows of like length padded together, torch's causal attention, both with the best budget of rows"
+    peak, equal = max(peak for _, _, peak in found.values()), all(equal for _, equal, _ in found.values())
+    return [*claims, claim_of("pack.peak_vs_rows", "ceiling", [peak], same_budget, equal)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--only", choices=("tree", "group", "sweep", "host"), help="print one part, write nothing")
     given = parser.parse_args()
-
-    def wanted(part: str) -> bool:
-        return given.only in (None, part)
-
-    large = Bench(model_of(hidden=256, layers=8, heads=4, ffn=1024, words=8192))
-    small = Bench(model_of(hidden=96, layers=3, heads=4, ffn=256, words=64))
-    claims: list[Claim] = []
-    peaks: list[float] = []
-    agreed: list[bool] = []
-
-    def claim(
-        id: str, kind: Literal["floor", "ceiling"], samples: Sequence[float], peer: str | None, equal: bool | None
-    ) -> None:
-        value, spread = median_and_spread(samples)
-        claims.append(
-            {"id": id, "kind": kind, "value": value, "spread": spread, "peer": peer, "equal": equal,
-             "sources": SOURCES, "samples": list(samples)}
-        )  # fmt: skip
-        print(f"{id} {value:.3f} {spread}", flush=True)
-
-    peer = "rows of like length padded together, torch's causal attention, at their best budget and threads"
-    for part, shape in (("tree", TREE), ("group", GROUP)):
-        if wanted(part):
-            ratios, equal, peak = compare(large, shape, given.pairs)
-            claim(f"pack.update_vs_rows_{part}", "floor", ratios, peer, equal)
-            peaks.append(peak)
-            agreed.append(equal)
-    if peaks:
-        same_budget = "rows of like length padded together, torch's causal attention, both with the best budget of rows"
-        claim("pack.peak_vs_rows", "ceiling", [max(peaks)], same_budget, all(agreed))
-    if wanted("sweep"):
+    large = Bench(model_of(hidden=256, layers=8, heads=4, ffn=1024, vocabulary=8192))
+    small = Bench(model_of(hidden=96, layers=3, heads=4, ffn=256, vocabulary=64))
+    compared = {name: shape for name, shape in (("tree", TREE), ("group", GROUP)) if given.only in (None, name)}
+    claims, host = comparisons(large, compared, given.pairs), {}
+    if given.only in (None, "sweep"):
         found = sweep(small, SMALL_SWEEP, given.pairs) + sweep(large, LARGE_SWEEP, given.pairs)
-        claim("pack.worst_auto_choice", "floor", [min(f[0] for f in found)], "the other way", all(f[1] for f in found))
-    host: dict[str, Any] = {}
-    if wanted("host"):
+        worst = min((worth for worth, _ in found), key=statistics.median)
+        equal = all(equal for _, equal in found)
+        claims.append(claim_of("pack.worst_auto_choice", "floor", worst, "the other way", equal))
+    if given.only in (None, "host"):
         shares, host = host_share(small, given.pairs)
-        claim("pack.host_share", "ceiling", shares, None, None)
+        claims.append(claim_of("pack.host_share", "ceiling", shares, None, None))
     if given.only is None:
         details = {"large": large.details, "small": small.details, "host": host}
         write_claims("packed_step", "python benchmarks/packed_step.py", claims, details)
