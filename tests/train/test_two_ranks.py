@@ -1,6 +1,7 @@
 """Two processes under ``accelerate launch`` do what one does: the same rollouts, loss, gradients and metrics.
 
-The shaping and the credit look at the generation of all ranks, and the shaping remembers the best accuracy so far.
+The shaping and the credit look at the generation of all ranks, and the shaping remembers the best accuracy so far. All
+train on packed trees, but for a last run of two ranks on rows.
 
 AdamW with an epsilon of 1 moves every weight by about the learning rate times its gradient, so weights after an update
 compare gradients; with the usual epsilon they would compare signs.
@@ -38,6 +39,7 @@ SETTINGS = (
     "objective.kl=0.01",
     f"optim.lr={LR}",
     "optim.micro_batch_tokens=1000",
+    "optim.packing=tree",
     "optim.max_grad_norm=0.05",
     "trl.adam_epsilon=1.0",
     "save.every=1",
@@ -92,6 +94,7 @@ def test_two_ranks_train_as_one_does(alone: Path, launched: tuple[str, Path]) ->
     ranks = json.loads((both / "environment.json").read_text())["ranks"]
     assert ranks == {"count": 2, "wrapper": WRAPPERS[config]}
     one, two = (read_metrics(path / "metrics.jsonl")[0] for path in (alone, both))
+    assert one["pack/path"] == two["pack/path"] == "tree" and one["pack/ratio"] > 1.2
     assert one["groups/with_signal"] >= 2 and one["grad_norm"] > 0.06, "there is something to learn, and to clip"
     assert set(one) == set(two)
     for key in set(one) - {"loss", "grad_norm"}:
@@ -100,6 +103,10 @@ def test_two_ranks_train_as_one_does(alone: Path, launched: tuple[str, Path]) ->
             assert one[key] == two[key], key
     for key in ("loss", "grad_norm", "policy/entropy", "policy/ratio_max"):
         assert one[key] == pytest.approx(two[key], rel=1e-5, abs=1e-7), key
+    assert_weights_moved_alike(alone, both)
+
+
+def assert_weights_moved_alike(alone: Path, both: Path) -> None:
     before = load_file(ROOT / "train" / "thinker" / "weights" / "model.safetensors")
     after, also = weights(alone, 1), weights(both, 1)
     assert after.keys() >= before.keys() <= also.keys(), "DeepSpeed may add the alias of the tied head"
@@ -120,3 +127,12 @@ def test_two_ranks_stopped_after_a_step_end_as_if_they_had_not_been(launched: tu
     assert lines[0] == lines[1] and len(lines[0]) == 2
     finished, resumed = (load_file(path / "model" / "model.safetensors") for path in (both, again))
     assert all(torch.equal(finished[name], resumed[name]) for name in finished)
+
+
+def test_two_ranks_on_rows_train_as_one_does_on_trees(alone: Path, tmp_path: Path) -> None:
+    both = run(tmp_path, "cpu-2", "optim.packing=rows", "steps=1")
+    one, two = (read_metrics(path / "metrics.jsonl")[0] for path in (alone, both))
+    assert (one["pack/path"], two["pack/path"]) == ("tree", "rows") and one["tokens/forward"] < two["tokens/forward"]
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4, abs=1e-6)
+    assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    assert_weights_moved_alike(alone, both)

@@ -6,8 +6,11 @@ import math
 
 import pytest
 import torch
+from tiny_trainer import equal, weights
 
 from laconic.errors import ConfigError
+from laconic.rewards.verdict import Judgement, Verdict
+from laconic.train.checkpoint import latest_checkpoint
 from laconic.train.metrics_log import read_metrics
 from laconic.train.packing import attention
 from laconic.train.packing.attention import TREE_ATTENTION, takes_trees
@@ -66,3 +69,43 @@ def test_a_path_longer_than_the_budget_is_packed_alone_with_a_warning(make, capl
     _, lines = trained(make, "tree", "optim.micro_batch_tokens=5")
     assert lines[0]["pack/path"] == "tree" and lines[0]["grad_norm"] > 0
     assert "is longer than optim.micro_batch_tokens = 5 and can't be cut" in caplog.text
+
+
+def test_a_run_on_trees_that_was_stopped_ends_as_one_that_was_not(make):
+    setup = ("treepo", *TREE, "optim.packing=tree", "objective.kl=0.1", "steps=4", "save.every=1", "save.keep=4")
+    alone, parts = make(*setup, folder="alone"), make(*setup, folder="parts")
+    alone.train()
+    collect = parts._collect
+
+    def stopping():
+        if parts.generation == 2:
+            raise KeyboardInterrupt
+        return collect()
+
+    parts._collect = stopping
+    with pytest.raises(KeyboardInterrupt):
+        parts.train()
+    parts.metrics_log.close()
+    resumed = make(*setup, folder="parts")
+    resumed.train(resume_from_checkpoint=str(latest_checkpoint(parts.run_dir / "checkpoints")))
+    keys = ("step", "loss", "grad_norm", "prompt_ids_hash", "pack/path", "pack/why", "pack/ratio", "pack/gain")
+    one, two = (
+        [[line[key] for key in keys] for line in read_metrics(run.run_dir / "metrics.jsonl")]
+        for run in (alone, resumed)
+    )
+    assert one == two and [line[4] for line in one] == ["tree"] * 4 and len({line[2] for line in one}) == 4
+    assert equal(weights(alone), weights(resumed))
+
+
+@pytest.mark.parametrize("packing", ["auto", "tree"])
+def test_a_step_in_which_no_answer_has_an_advantage_trains_nothing_and_says_so(make, packing):
+    def nothing_is_right(items):
+        return [Judgement(Verdict.WRONG)] * len(items)
+
+    trainer = make("treepo", *TREE, f"optim.packing={packing}", judge=nothing_is_right)
+    before = weights(trainer)
+    trainer.train()
+    (line,) = read_metrics(trainer.run_dir / "metrics.jsonl")
+    assert line["pack/path"] == "none" and line["pack/why"] == "no answer has an advantage"
+    assert line["pack/ratio"] == line["pack/gain"] == 1 and line["pack/saved_tokens"] == line["pack/saved_seconds"] == 0
+    assert line["tokens/forward"] == 0 and equal(before, weights(trainer))
