@@ -10,8 +10,9 @@ Nothing is clipped by the ratio, so every answer's token has a gradient, and the
     gpu.packed_step_memory       our peak memory over trl's, each alone on the GPU
     gpu.packed_step_floor        time of our step's multiplications at the machine's bfloat16 peak over the step's time
 
-First, loss and gradients of both are compared on a small slice of the same model. On a CPU the model and the rollouts
-are tiny and nothing is written: it shows that the benchmark runs, and there the sides agree to 1e-5.
+First, loss and gradients of both are compared on a small slice of the same model: in float32, where a wrong mask shows
+in attention's weights, and on a GPU also as they are timed. Results are written after each pair. On a CPU the model and
+the rollouts are tiny and nothing is written: it shows that the benchmark runs, and there the sides agree to 1e-5.
 
 Shapes: B rows, P tokens of a prompt, R tokens of an answer
 """
@@ -25,7 +26,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,9 +45,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from laconic.benchmarks.claim import TRAINING_STEP, Claim, interleaved, write_claims
 from laconic.benchmarks.gpu_bars import verdict
+from laconic.benchmarks.kernels_run import versions
 from laconic.benchmarks.kernels_timing import PEAK_FLOPS
 from laconic.benchmarks.packed_step import Shape, answers, groups_of, row_work, rows_of
 from laconic.eval.tasks import Problem
+from laconic.kernels.dispatch import VARIABLE
 from laconic.rewards.verdict import Judgement, Verdict
 from laconic.rollout.records import Group
 from laconic.train.experience import Experience
@@ -83,8 +86,8 @@ class Size:
     """Rows that trl takes at once."""
     slice: tuple[int, int, int, int]
     """Groups, siblings, prompt and answer on which results are compared."""
-    largest_difference: float
-    """Of losses, and of gradients relative to their norm: of bfloat16 or of float32."""
+    allowed: dict[str, float]
+    """The largest of each of the differences that ``compare`` finds."""
 
     @property
     def small(self) -> Size:
@@ -102,10 +105,15 @@ class Size:
         return Shape("one-level groups", answers(self.prompt, [self.answer] * self.siblings), self.groups)
 
 
-SIZES = {
-    "cuda": Size(1536, 28, 12, 2, 8960, 151_936, 16, 16, 1024, 1024, 8, (2, 4, 128, 128), 5e-2),
-    "cpu": Size(64, 2, 4, 2, 128, 256, 2, 4, 24, 16, 4, (2, 2, 12, 8), 1e-5),
+ALLOWED = {
+    "cuda": {"loss": 1e-4, "gradient": 1e-3, "attention": 1e-3, "loss, autocast": 5e-2, "gradient, autocast": 5e-2},
+    "cpu": {"loss": 1e-5, "gradient": 1e-5, "attention": 1e-3},
 }
+SIZES = {
+    "cuda": Size(1536, 28, 12, 2, 8960, 151_936, 16, 16, 1024, 1024, 8, (2, 4, 128, 128), ALLOWED["cuda"]),
+    "cpu": Size(64, 2, 4, 2, 128, 256, 2, 4, 24, 16, 4, (2, 2, 12, 8), ALLOWED["cpu"]),
+}
+Write = Callable[[list[Claim], dict[str, Any]], object]
 
 
 class NoEngine:
@@ -237,25 +245,43 @@ def trl_rows_of(groups: list[Group], advantage_B: np.ndarray, device: str) -> di
     return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
-def largest_difference(size: Size, device: str, tokenizer: PreTrainedTokenizerFast, folder: Path) -> dict[str, float]:
-    """Difference of the losses, and of the gradients relative to their norm, on the rollouts of ``size``."""
+def compare(size: Size, device: str, tokenizer: PreTrainedTokenizerFast, folder: Path) -> dict[str, float]:
+    """Differences of loss and gradients on the rollouts of ``size``, in float32 and on a GPU under autocast too."""
     ours = build_ours(size, device, tokenizer, folder / "ours")
     theirs = build_trl(size, device, tokenizer, folder / "trl")
-    loss_ours = 0.0
-    for pack in updates_of(ours, ours.experience)[0]:
-        # The trainer's own loop gets its autocast when the model is prepared, at the start of training.
-        with ours.accelerator.autocast() if device == "cuda" else nullcontext():
-            loss = ours._compute_loss(ours.model, pack)
-        loss.backward()
-        loss_ours += float(loss.detach())
     theirs.current_gradient_accumulation_steps = 1
     theirs.model.train()
-    loss_theirs = theirs._compute_loss(theirs.model, theirs.rollouts)
-    loss_theirs.backward()
-    pairs = [(a.grad, b.grad) for a, b in zip(ours.model.parameters(), theirs.model.parameters(), strict=True)]
-    norm = torch.stack([b.norm() for _, b in pairs]).norm()
-    apart = torch.stack([(a - b).norm() for a, b in pairs]).norm()
-    return {"loss": abs(loss_ours - float(loss_theirs.detach())), "gradient": float(apart / norm)}
+    packs = updates_of(ours, ours.experience)[0]
+    found: dict[str, float] = {}
+    for autocast in (False, True) if device == "cuda" else (False,):
+        loss = loss_of(ours, packs, autocast) - loss_of(theirs, [theirs.rollouts], autocast)
+        differences = {"loss": abs(loss)} | gradients_apart(ours.model, theirs.model)
+        if autocast:  # rounding hides what one layer does wrong
+            del differences["attention"]
+        found |= {f"{name}, autocast" if autocast else name: value for name, value in differences.items()}
+    return found
+
+
+def loss_of(trainer: LaconicTrainer | GRPOTrainer, batches: Sequence[Any], autocast: bool) -> float:
+    """Sum over the batches; their gradients are then those of the model."""
+    total = 0.0
+    trainer.model.zero_grad()
+    for batch in batches:
+        # The trainer's own loop gets its autocast when the model is prepared, at the start of training.
+        with trainer.accelerator.autocast() if autocast else nullcontext():
+            loss = trainer._compute_loss(trainer.model, batch)
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def gradients_apart(ours: PreTrainedModel, theirs: PreTrainedModel) -> dict[str, float]:
+    """Difference relative to trl's norm: of all gradients at once, and of the worst of attention's weights."""
+    sides = zip(ours.named_parameters(), theirs.parameters(), strict=True)
+    norms = {name: torch.stack([(a.grad - b.grad).norm(), b.grad.norm()]) for (name, a), b in sides}
+    whole = torch.stack(list(norms.values())).norm(dim=0)
+    attention = torch.stack([both for name, both in norms.items() if "self_attn" in name and name.endswith("weight")])
+    return {"gradient": float(whole[0] / whole[1]), "attention": float((attention[:, 0] / attention[:, 1]).max())}
 
 
 def measured(build: Callable[[], LaconicTrainer | GRPOTrainer]) -> tuple[float, int]:
@@ -288,34 +314,51 @@ def floor_seconds(work: Work, price: Price) -> float:
     return 3 * forward / PEAK_FLOPS
 
 
-def measure(device: str, pairs: int, size: Size | None = None) -> tuple[list[Claim], dict[str, Any]]:
-    """Claims, and every figure behind them.
+def measure(
+    device: str, pairs: int, size: Size | None = None, write: Write = lambda *_: None
+) -> tuple[list[Claim], dict[str, Any]]:
+    """Claims, and every figure behind them; ``write`` gets those of the pairs so far after each pair.
 
     Raises:
         SystemExit: loss or gradients of the sides differ, so that their times mean nothing.
     """
     size = size or SIZES[device]
     tokenizer, peaks = tokenizer_of(size), {"ours": 0, "trl": 0}
+    seconds: dict[str, list[float]] = {"ours": [], "trl": []}
     with tempfile.TemporaryDirectory() as made:
         folder, count = Path(made), itertools.count()
-        difference = largest_difference(size.small, device, tokenizer, folder)
-        print(f"difference on {size.slice}: {difference}, allowed {size.largest_difference:g}", flush=True)
-        if not all(value <= size.largest_difference for value in difference.values()):
-            raise SystemExit(f"loss or gradients differ by {difference}, more than {size.largest_difference:g}")
+        difference = compare(size.small, device, tokenizer, folder)
+        print(f"difference on {size.slice}: {difference}, allowed {size.allowed}", flush=True)
+        if not all(value <= size.allowed[name] for name, value in difference.items()):
+            raise SystemExit(f"loss or gradients differ by {difference}, more than {size.allowed}")
 
         def side(name: str, build: Callable[..., LaconicTrainer | GRPOTrainer]) -> Callable[[], float]:
             """Each measurement trains anew: a trainer that has finished its run does not start another."""
 
             def run() -> float:
                 clear()
-                seconds, peak = measured(lambda: build(size, device, tokenizer, folder / f"{name}-{next(count)}"))
+                taken, peak = measured(lambda: build(size, device, tokenizer, folder / f"{name}-{next(count)}"))
                 peaks[name] = max(peaks[name], peak)
-                print(f"{name}: {seconds:.3f} s, peak {peak / 2**30:.1f} GiB", flush=True)
-                return seconds
+                print(f"{name}: {taken:.3f} s, peak {peak / 2**30:.1f} GiB", flush=True)
+                return taken
 
             return run
 
-        seconds = interleaved({"ours": side("ours", build_ours), "trl": side("trl", build_trl)}, pairs)
+        sides = {"ours": side("ours", build_ours), "trl": side("trl", build_trl)}
+        for pair in range(pairs):
+            order = sides if pair % 2 == 0 else dict(reversed(sides.items()))
+            for name, taken in interleaved(order, 1).items():
+                seconds[name] += taken
+            claims, details = figures(size, device, seconds, peaks)
+            details["difference"] = difference
+            write(claims, details)
+    return claims, details
+
+
+def figures(
+    size: Size, device: str, seconds: dict[str, list[float]], peaks: dict[str, int]
+) -> tuple[list[Claim], dict[str, Any]]:
+    """What the steps' seconds and bytes say."""
     works, price = works_of(size), Price.of(config_of(size), device)
     floors = {name: floor_seconds(work, price) for name, work in works.items()}
     ratios = [b / a for a, b in zip(seconds["ours"], seconds["trl"], strict=True)]
@@ -325,7 +368,7 @@ def measure(device: str, pairs: int, size: Size | None = None) -> tuple[list[Cla
     if peaks["trl"]:
         claims.append(_claim("packed_step_memory", [peaks["ours"] / peaks["trl"]], peer))
     details = {
-        "seconds": seconds, "peak_bytes": peaks, "floor_seconds": floors, "difference": difference,
+        "seconds": seconds, "peak_bytes": peaks, "floor_seconds": floors, "versions": versions(),
         "tokens": {name: work.tokens for name, work in works.items()}, "tokens_at_once": size.budget,
         "pack_ratio": works["trl"].tokens / works["ours"].tokens, "size": vars(size),
     }  # fmt: skip
@@ -355,10 +398,20 @@ def main() -> None:
     given = parser.parse_args()
     if (given.device == "cuda") != torch.cuda.is_available():
         parser.error(f"--device is {given.device}, but both sides would run on the other; hide or show the GPU")
+    if given.pairs < 1:
+        parser.error(f"--pairs is {given.pairs}, but a comparison needs at least 1")
     size = SIZES[given.device]
     if given.trl_rows:
         size = replace(size, trl_rows=given.trl_rows)
-    claims, details = measure(given.device, given.pairs, size)
+    if given.device == "cuda":
+        # Else a kernel that fails its trial would be replaced, and its replacement timed.
+        os.environ.setdefault(VARIABLE, "triton")
+
+    def write(claims: list[Claim], details: dict[str, Any]) -> None:
+        if given.device == "cuda" and not given.trl_rows:
+            write_claims("packed_step_cuda", "python benchmarks/packed_step_trl.py --device cuda", claims, details)
+
+    claims, details = measure(given.device, given.pairs, size, write)
     for name, seconds in details["seconds"].items():
         median, tokens = statistics.median(seconds), details["tokens"][name]
         share = details["floor_seconds"][name] / median
@@ -366,8 +419,6 @@ def main() -> None:
     for claim in claims:
         bar = verdict(claim["id"], claim["value"]) if given.device == "cuda" else ""
         print(f"{claim['id']:<28} {claim['value']:10.4g}  {bar:<24} {claim['peer'] or ''}")
-    if given.device == "cuda" and not given.trl_rows:
-        write_claims("packed_step_cuda", "python benchmarks/packed_step_trl.py --device cuda", claims, details)
 
 
 if __name__ == "__main__":
