@@ -26,8 +26,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +47,7 @@ from laconic.benchmarks.gpu_bars import verdict
 from laconic.benchmarks.kernels_run import versions
 from laconic.benchmarks.kernels_timing import PEAK_FLOPS
 from laconic.benchmarks.packed_step import Shape, answers, groups_of, row_work, rows_of
+from laconic.benchmarks.packed_step_differences import differences
 from laconic.eval.tasks import Problem
 from laconic.kernels.dispatch import VARIABLE
 from laconic.rewards.verdict import Judgement, Verdict
@@ -60,7 +60,10 @@ from laconic.train.settings import Settings, load_settings
 from laconic.train.trainer import LaconicTrainer
 from laconic.train.updates import updates_of
 
-SOURCES = [*TRAINING_STEP, "kernels/**/*.py", "train/objectives/clip.py", "benchmarks/packed_step_trl.py"]
+SOURCES = [
+    *TRAINING_STEP, "kernels/**/*.py", "train/objectives/clip.py", "benchmarks/packed_step_trl.py",
+    "benchmarks/packed_step_differences.py",
+]  # fmt: skip
 CONFIG = Path(__file__).parents[1] / "configs/methods/grpo.yaml"
 STEPS = 2
 """The first one compiles and fills the allocator; the second is measured."""
@@ -87,7 +90,7 @@ class Size:
     slice: tuple[int, int, int, int]
     """Groups, siblings, prompt and answer on which results are compared."""
     allowed: dict[str, float]
-    """The largest of each of the differences that ``compare`` finds."""
+    """The largest that each of the ``differences`` may be."""
 
     @property
     def small(self) -> Size:
@@ -246,42 +249,12 @@ def trl_rows_of(groups: list[Group], advantage_B: np.ndarray, device: str) -> di
 
 
 def compare(size: Size, device: str, tokenizer: PreTrainedTokenizerFast, folder: Path) -> dict[str, float]:
-    """Differences of loss and gradients on the rollouts of ``size``, in float32 and on a GPU under autocast too."""
+    """What ``differences`` finds on the rollouts of ``size``."""
     ours = build_ours(size, device, tokenizer, folder / "ours")
     theirs = build_trl(size, device, tokenizer, folder / "trl")
     theirs.current_gradient_accumulation_steps = 1
     theirs.model.train()
-    packs = updates_of(ours, ours.experience)[0]
-    found: dict[str, float] = {}
-    for autocast in (False, True) if device == "cuda" else (False,):
-        loss = loss_of(ours, packs, autocast) - loss_of(theirs, [theirs.rollouts], autocast)
-        differences = {"loss": abs(loss)} | gradients_apart(ours.model, theirs.model)
-        if autocast:  # rounding hides what one layer does wrong
-            del differences["attention"]
-        found |= {f"{name}, autocast" if autocast else name: value for name, value in differences.items()}
-    return found
-
-
-def loss_of(trainer: LaconicTrainer | GRPOTrainer, batches: Sequence[Any], autocast: bool) -> float:
-    """Sum over the batches; their gradients are then those of the model."""
-    total = 0.0
-    trainer.model.zero_grad()
-    for batch in batches:
-        # The trainer's own loop gets its autocast when the model is prepared, at the start of training.
-        with trainer.accelerator.autocast() if autocast else nullcontext():
-            loss = trainer._compute_loss(trainer.model, batch)
-        loss.backward()
-        total += float(loss.detach())
-    return total
-
-
-def gradients_apart(ours: PreTrainedModel, theirs: PreTrainedModel) -> dict[str, float]:
-    """Difference relative to trl's norm: of all gradients at once, and of the worst of attention's weights."""
-    sides = zip(ours.named_parameters(), theirs.parameters(), strict=True)
-    norms = {name: torch.stack([(a.grad - b.grad).norm(), b.grad.norm()]) for (name, a), b in sides}
-    whole = torch.stack(list(norms.values())).norm(dim=0)
-    attention = torch.stack([both for name, both in norms.items() if "self_attn" in name and name.endswith("weight")])
-    return {"gradient": float(whole[0] / whole[1]), "attention": float((attention[:, 0] / attention[:, 1]).max())}
+    return differences(ours, updates_of(ours, ours.experience)[0], theirs, [theirs.rollouts], device)
 
 
 def measured(build: Callable[[], LaconicTrainer | GRPOTrainer]) -> tuple[float, int]:

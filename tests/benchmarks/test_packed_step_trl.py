@@ -10,7 +10,8 @@ import torch
 
 from laconic.benchmarks import packed_step_trl
 from laconic.benchmarks.claim import Claim
-from laconic.benchmarks.packed_step_trl import SIZES, clear, floor_seconds, gradients_apart, measure, works_of
+from laconic.benchmarks.packed_step_differences import gradients_apart
+from laconic.benchmarks.packed_step_trl import SIZES, clear, floor_seconds, measure, works_of
 from laconic.train.packing.choose import Price, Work
 
 Measurement = tuple[list[Claim], dict[str, Any], list[weakref.ref[Any]]]
