@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def outcomes(root: Path) -> dict[str, list[dict[str, Any]]]:
     return dict(sorted(found.items(), key=lambda one: mean(one[1], "tokens")))
 
 
-def mean(lines: list[dict[str, Any]], key: str) -> float:
+def mean(lines: Sequence[Mapping[str, Any]], key: str) -> float:
     """Over seeds; NaN where one has no number, as tokens per right answer without one."""
     return sum(math.nan if line[key] is None else float(line[key]) for line in lines) / len(lines)
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -38,6 +37,7 @@ from rich.table import Table
 
 from laconic.atomic import write_atomically
 from laconic.benchmarks.claim import RESULTS, ROOT, Claim, median_and_spread, source_hash, write_claims
+from laconic.benchmarks.figures_learning import mean
 from laconic.benchmarks.learning_anytime import areas, gain, over_seeds
 from laconic.eval.paired import compare_runs
 from laconic.train.methods import METHODS, find, method_class
@@ -235,11 +235,6 @@ def by_method(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[s
     for outcome in outcomes:
         methods.setdefault(outcome["method"], []).append(outcome)
     return methods
-
-
-def mean(lines: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Over seeds; NaN where one has no number, as tokens per right answer without one."""
-    return sum(math.nan if line[key] is None else float(line[key]) for line in lines) / len(lines)
 
 
 def claims_of(outcomes: Sequence[Mapping[str, Any]]) -> list[Claim]:
