@@ -107,6 +107,9 @@ def learning(root: Path) -> str:
         f"`python benchmarks/learning.py`: {first['budget']:,} decoded tokens each, evaluated on {first['problems']:,} "
         f"problems x {first['samples']} answers; 95 % intervals, paired by problem; seeds averaged, intervals too."
     )
+    summary = root / "benchmarks/results/learning.json"
+    if summary.exists() and (best := json.loads(summary.read_text(encoding="utf-8"))["details"]["best"]):
+        note += f" Shortest of those as accurate as the base: `{best}`."
     picture = f"![Accuracy against tokens of every method]({PICTURE.relative_to('docs').as_posix()})"
     return "\n".join([picture, "", *table, "", note])
 
