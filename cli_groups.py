@@ -124,7 +124,7 @@ methods_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 
 @methods_app.callback()
 def methods(context: typer.Context, as_json: Json = False) -> None:
-    """List the methods: id, paper, stage, configuration.
+    """List the methods: id, stage, paper, and what each was measured to do.
 
     \b
     Examples:
@@ -144,7 +144,7 @@ def methods(context: typer.Context, as_json: Json = False) -> None:
 
 @methods_app.command("show")
 def show_method(
-    method: Annotated[str, typer.Argument(metavar="ID", help="An id that `laconic methods` lists.")],
+    method: Annotated[str, typer.Argument(metavar="ID", help="An id that `laconic methods` lists, or module:Class.")],
     as_json: Json = False,
 ) -> None:
     """Print formula, settings with their defaults, traps and source of one method.

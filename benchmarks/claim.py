@@ -30,6 +30,10 @@ EMBEDDED_ENGINE = tuple(
     for name in ("transformers", "plain_step", "prefill", "prefixes", "limits", "slots", "rows", "sampling")
 )
 """Sources of whatever the embedded engine's speed is part of."""
+TRAINING_STEP = tuple(
+    f"train/{name}.py" for name in ("trainer", "rounds", "experience", "updates", "rows", "packed", "forward")
+)
+"""Sources of whatever is trained."""
 
 Kind = Literal["floor", "ceiling", "finding"]
 

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import psutil
 
-from laconic.benchmarks.claim import EMBEDDED_ENGINE, write_claims
+from laconic.benchmarks.claim import EMBEDDED_ENGINE, TRAINING_STEP, write_claims
 from laconic.demo import run_demo
 from laconic.eval.paired import compare_runs
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ["demo.py", "configs/quickstart.yaml", "train/thinker/weights/model.safetensors", "eval/paired.py"]
-SOURCES += [f"train/{name}.py" for name in ("trainer", "experience", "rows", "packed", "forward", "trl_config")]
+SOURCES += [*TRAINING_STEP, "train/trl_config.py"]
 SOURCES += ["train/truncation/dot.py", "train/credit/grpo.py", "train/objectives/clip.py", "train/samplers/uniform.py"]
 SOURCES += [f"rollout/{name}.py" for name in ("scheduler", "records", "noise", "drivers/flat")]
 SOURCES += EMBEDDED_ENGINE

@@ -2,6 +2,7 @@
 
     benchmarks/results/*.json                   what the benchmark scripts measured
     train/thinker/weights/evaluation.json       `laconic eval tiny-thinker -n 3000 --json`
+    train/methods.toml, results/learning/*.json the methods, see figures_learning.py
         -> the text between <!-- figures:begin NAME --> and <!-- figures:end --> in DOCUMENTS, docs/figures/*.png
 
 No figure is typed by hand, and what has no result file reads "not measured yet".
@@ -19,8 +20,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from laconic.benchmarks.claim import ROOT
+from laconic.benchmarks.figures_learning import by_section, catalogue, draw_methods, learning
+from laconic.benchmarks.learning import HEADLINE
 
-DOCUMENTS = ("README.md", "docs/results.md", "docs/dot.md", "train/thinker/weights/README.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/results.md",
+    "docs/dot.md",
+    "docs/methods/README.md",
+    "train/thinker/weights/README.md",
+)
 THINKER = Path("train/thinker/weights/evaluation.json")
 PICTURE = Path("docs/figures/demo.png")
 GROWTH = Path("docs/figures/delethink.png")
@@ -65,6 +74,15 @@ WORDS = {
     "delethink.exponent_gain": Words("exponent of time against thinking, flat decoding minus Delethink"),
     "longer.token_ratio": Words("tokens against base after 300 steps, median of three seeds", "×{:.3f}"),
     "longer.accuracy_change": Words("accuracy against base after 300 steps, likewise", "{:+.2f} points", 100),
+    "learning.best_token_ratio": Words("tokens against base of the shortest method as accurate as the base", "×{:.3f}"),
+    "learning.gvm_accuracy_gain": Words(
+        "accuracy of `gvm` minus `grpo`'s, as many sampled tokens", "{:+.2f} points", 100
+    ),
+    "learning.brpo_anytime_gain": Words("area under budget and accuracy, `brpo` minus `grpo`", "{:+.3f}"),
+    **{
+        f"learning.token_ratio.{one}": Words(f"tokens of `{one}` against base, three seeds", "×{:.3f}")
+        for one in HEADLINE
+    },
     "soak.kills_survived_bit_equal": Words("kills at random moments after which a run ended bit-equal", "{:.0f}"),
 }
 """A claim that is missing here is shown by its id."""
@@ -216,7 +234,7 @@ def thinker(root: Path) -> str:
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "demo": demo, "picture": picture, "growth": growth, "vllm": vllm, "bars": bars, "findings": findings,
-    "thinker": thinker,
+    "thinker": thinker, "learning": learning, "methods": by_section, "catalogue": catalogue,
 }  # fmt: skip
 
 
@@ -225,6 +243,7 @@ def draw(root: Path) -> None:
     (root / PICTURE).parent.mkdir(parents=True, exist_ok=True)
     _draw_demo(root)
     _draw_growth(root)
+    draw_methods(root)
 
 
 def _draw_growth(root: Path) -> None:

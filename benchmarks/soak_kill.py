@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from laconic.benchmarks.claim import ROOT, write_claims
+from laconic.benchmarks.claim import ROOT, TRAINING_STEP, write_claims
 from laconic.train.checkpoint import latest_checkpoint
 from laconic.train.metrics_log import read_metrics
 
@@ -45,16 +45,9 @@ SMALL_RUN = (
 Program = Sequence[str | Path]
 TRAINING: Program = (sys.executable, "-m", "laconic.train", ROOT / "configs" / "methods" / "dot.yaml")
 """What is started, before its ``key=value`` settings."""
-SOURCES = [f"train/{name}.py" for name in ("trainer", "saving", "checkpoint", "run", "run_folder", "metrics_log")]
-SOURCES += [
-    "atomic.py",
-    "locking.py",
-    "train/rollout_log.py",
-    "rollout/saved.py",
-    "train/experience.py",
-    "rollout/scheduler.py",
-    "rollout/noise.py",
-]
+SOURCES = [*TRAINING_STEP, *(f"train/{name}.py" for name in ("saving", "checkpoint", "run", "run_folder"))]
+SOURCES += ["atomic.py", "locking.py", "train/metrics_log.py", "train/rollout_log.py", "rollout/saved.py"]
+SOURCES += ["rollout/scheduler.py", "rollout/noise.py"]
 SOURCES += ["rewards/pool.py", "rewards/process.py", "rewards/worker.py", "benchmarks/soak_kill.py"]
 """What decides whether a run survives."""
 _POLL_SECONDS = 0.001

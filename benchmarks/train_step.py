@@ -30,7 +30,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from laconic.benchmarks.claim import EMBEDDED_ENGINE, interleaved, write_claims
+from laconic.benchmarks.claim import EMBEDDED_ENGINE, TRAINING_STEP, interleaved, write_claims
 from laconic.eval.tasks.load import load_problems
 from laconic.rewards.pool import VerifierPool
 from laconic.rewards.verdict import Item
@@ -38,9 +38,10 @@ from laconic.train.load_model import load_model
 from laconic.train.run import engine_maker
 from laconic.train.settings import load_settings
 from laconic.train.trainer import LaconicTrainer
+from laconic.train.updates import updates_of
 
-SOURCES = ["train/trainer.py", "train/experience.py", "train/rows.py", "train/forward.py", "kernels/logprob_head.py"]
-SOURCES += ["train/objectives/clip.py", "rollout/scheduler.py", *EMBEDDED_ENGINE, "rewards/pool.py"]
+SOURCES = [*TRAINING_STEP, "kernels/logprob_head.py", "train/objectives/clip.py", "rollout/scheduler.py"]
+SOURCES += [*EMBEDDED_ENGINE, "rewards/pool.py"]
 PROMPTS, GROUP, CAP, STEPS = 4, 16, 640, 2
 CONFIG = Path(__file__).parents[1] / "configs/methods/grpo.yaml"
 
@@ -117,7 +118,7 @@ def largest_difference(ours: LaconicTrainer, theirs: Any) -> dict[str, float]:
     theirs.model.zero_grad()
     experience = ours._collect()
     loss_ours = 0.0
-    for pack in ours._pack(experience)[0]:
+    for pack in updates_of(ours, experience)[0]:
         loss = ours._compute_loss(ours.model, pack)
         loss.backward()
         loss_ours += float(loss.detach())

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from laconic.train.settings import Settings
-from laconic.train.settings_io import field_docs, own_fields
+from laconic.train.settings_io import field_docs, own_fields, plain
 
 PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Settings
@@ -67,8 +67,8 @@ def _default(spec: Field[Any]) -> str:
         value = spec.default_factory()
     elif spec.default is MISSING:
         return "required"
-    shown = list(value) if isinstance(value, tuple) else value
-    return f"`{yaml.safe_dump(shown, default_flow_style=True).removesuffix('...').strip().removesuffix('...').strip()}`"
+    text = yaml.safe_dump(plain(value), default_flow_style=True)
+    return f"`{text.removesuffix('...').strip().removesuffix('...').strip()}`"
 
 
 def _lower(text: str) -> str:

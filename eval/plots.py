@@ -271,6 +271,32 @@ def growth_with_thought(thinking: Sequence[int], sides: Mapping[str, Mapping[str
     return figure
 
 
+def pareto_front(points: Mapping[str, tuple[float, float]], base: tuple[float, float], height: float = 4.0) -> Figure:
+    """Accuracy over mean tokens of many methods; those that no other beats in both are joined and named.
+
+    points: method -> (mean tokens, accuracy). base: the same of the model that all of them began with.
+    """
+    figure, axes = _figure(height)
+    front: list[str] = []
+    for name in sorted(points, key=lambda name: (points[name][0], -points[name][1])):
+        if not front or points[name][1] > points[front[-1]][1]:
+            front.append(name)
+    for name, (tokens, accuracy) in points.items():
+        best = name in front
+        axes.plot(tokens, accuracy, "o", ms=6 if best else 4, color=TRAINED if best else MUTED, zorder=3 if best else 2)
+        axes.annotate(
+            name, (tokens, accuracy), xytext=(5, -2.5), textcoords="offset points", fontsize=SMALL if best else 5,
+            color=INK if best else MUTED,
+        )  # fmt: skip
+    axes.plot(*zip(*(points[name] for name in front), strict=True), color=TRAINED, lw=1, zorder=1)
+    axes.plot(*base, "o", ms=6, color=BASE, zorder=3)
+    axes.annotate("base", base, xytext=(5, -2.5), textcoords="offset points", fontsize=SMALL, color=INK)
+    _log2_axis(axes, [base[0], *(tokens for tokens, _ in points.values())], pad=0.4)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}" if share <= 1 else ""))
+    _labels(axes, "mean tokens per answer (log scale)", "accuracy, %")
+    return figure
+
+
 def _figure(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()

@@ -31,6 +31,8 @@ from ..errors import ConfigError
 
 # Shapes: B rows, T tokens of a row, M scored tokens, H hidden size, V vocabulary
 
+VALUE_HEAD = "value_head"
+"""A submodule of this name on the model gets the gathered hidden states too: its answer is ``value``."""
 VOCAB_TILE = 8192
 """Words of a tile: 4,096 x 8,192 logits are 64 MiB in bfloat16 and 128 MiB in float32."""
 
@@ -43,6 +45,8 @@ class LogProbOutput(ModelOutput):
     """Log-prob of each target in nats, float32 (M,)."""
     entropy: Tensor | None = None
     """Entropy of the distribution it was drawn from in nats, float32 (M,)."""
+    value: Tensor | None = None
+    """What the model's value head says of the hidden state it was drawn from (M,); None without one."""
 
 
 def add_logprob_head(model: PreTrainedModel, temperature: float = 1.0, vocabulary: int | None = None) -> None:
@@ -84,7 +88,9 @@ def add_logprob_head(model: PreTrainedModel, temperature: float = 1.0, vocabular
         hidden_MH = hidden_BTH.flatten(0, 1).index_select(0, pred.to(hidden_BTH.device)).to(head.weight.device)
         targets_M = targets.to(head.weight.device)
         log_probs_M, entropy_M = _chunked(hidden_MH, head, targets_M, temperature, scale, soft_cap, vocabulary)
-        return LogProbOutput(log_probs=log_probs_M, entropy=entropy_M)
+        critic = getattr(self, VALUE_HEAD, None)
+        value_M = None if critic is None else critic(hidden_MH)
+        return LogProbOutput(log_probs=log_probs_M, entropy=entropy_M, value=value_M)
 
     model.forward = types.MethodType(forward, model)
     # By this an engine tells this patch from those that change what is decoded.

@@ -21,14 +21,16 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from laconic.benchmarks import figures
+from laconic.benchmarks import figures, figures_learning
+from laconic.benchmarks.figures_learning import pages
 from laconic.cli import app
 from laconic.eval.model_spec import ModelSpec
 from laconic.eval.tasks import PROCEDURAL
 from laconic.eval.tasks.load import load_problems
+from laconic.rewards.shaping import Responses
 from laconic.rewards.verdict import Item
 from laconic.rewards.verifiers import judge_item
-from laconic.train.methods import METHODS
+from laconic.train.methods import METHODS, as_dict, find
 from laconic.train.settings import Settings, load_settings
 from laconic.train.settings_io import dump
 from laconic.train.thinker.corpus import CorpusConfig
@@ -165,25 +167,30 @@ def test_the_page_of_settings_says_what_the_dataclasses_say() -> None:
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), "type: python docs/configuration.py"
 
 
-def test_the_readme_lists_every_method_with_its_paper_and_configuration() -> None:
-    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
+def test_every_method_has_a_section_of_its_own_on_a_page_and_a_line_in_the_list() -> None:
+    described, listed = pages(ROOT), (ROOT / "docs/methods/README.md").read_text()
     for method in METHODS:
-        (row,) = [row for row in rows if row.startswith(f"| `{method.id}` |")]
-        assert f"https://arxiv.org/abs/{method.paper}" in row and f"`{method.config}`" in row
+        assert method.id in described, f"no heading in docs/ names `{method.id}`"
+        assert f"| [`{method.id}`]" in listed and f"`{method.config}`" in listed and method.paper in listed
 
 
-def test_the_shaping_of_the_readme_keeps_right_above_wrong_and_learns_nothing_from_wrong_groups(
+def test_the_shaping_of_the_example_keeps_right_above_wrong_and_learns_nothing_from_wrong_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (body,) = [body for _, title, body in BLOCK.findall((ROOT / "README.md").read_text()) if title == "my_shaping.py"]
+    text = (ROOT / "docs/add-a-method.md").read_text()
+    (body,) = [body for _, title, body in BLOCK.findall(text) if title == "my_shaping.py"]
+    assert len(body.splitlines()) < 30
     (tmp_path / "my_shaping.py").write_text(body)
     monkeypatch.syspath_prepend(str(tmp_path))
     overrides = ["reward.shaping.name=my_shaping:OverBudget", "reward.shaping.budget=100"]
     shaping: Any = load_settings(ROOT / "configs/methods/dr_grpo.yaml", overrides).reward.shaping
     right, length = np.array([True, True, True, True, False, False]), np.array([50, 100, 200, 9000, 10, 9000])
-    np.testing.assert_allclose(shaping(right, length), [1.0, 1.0, 0.5, 0.1, 0.0, 0.0], rtol=0, atol=1e-15)
-    assert not shaping(np.zeros(4, bool), np.arange(4)).any()
+    rewards = shaping(Responses.of(right, length))
+    np.testing.assert_allclose(rewards, [1.0, 1.0, 0.5, 0.1, 0.0, 0.0], rtol=0, atol=1e-15)
+    assert not shaping(Responses.of(np.zeros(4), np.arange(4))).any()
     assert shaping.range().dominant
+    shown = as_dict(find("my_shaping:OverBudget"))
+    assert shown["description"].startswith("r = right") and shown["defaults"]["budget"]["value"] == 80
 
 
 def test_the_data_of_the_quickstart_load_and_a_boxed_answer_is_right(
@@ -254,6 +261,15 @@ def results(root: Path) -> Path:
     against_vllm = {"model": "a random model", "rows": [{**row, "form": "embedded, compiled", "peer": "vLLM, eager"}]}
     details = {"lengths": lengths, "vllm": {"engine_against_vllm": against_vllm}}
     (folder / "rollout.json").write_text(json.dumps({**record, "claims": [], "details": details}))
+    learned = {
+        "method": "dot", "budget": 500000, "problems": 1000, "samples": 2, "steps": 50, "signal": 0.5, "seconds": 90,
+        "base_accuracy": 0.9, "base_tokens": 160.0, "accuracy": 0.92, "accuracy_change": 0.02, "tokens": 40.0,
+        "accuracy_change_ci95": [0.01, 0.03], "token_ratio": 0.25, "token_ratio_ci95": [0.24, 0.26], "aes": 0.81,
+        "tokens_per_right": 43.5,
+    }  # fmt: skip
+    (folder / "learning").mkdir()
+    for seed in (1, 2):
+        (folder / "learning" / f"dot-{seed}.json").write_text(json.dumps({**learned, "seed": seed}))
     return root
 
 
@@ -268,7 +284,13 @@ def test_figures_are_filled_in_from_the_result_files_and_drawn(tmp_path: Path) -
     assert "(docs/figures/demo.png)" in filled and (root / figures.PICTURE).stat().st_size > 1000
     assert "| 8 | 3,000 | 2,000 | ×1.50 [1.40, 1.60] | embedded, compiled; vLLM, eager |" in filled
     assert "(figures/delethink.png)" in filled and (root / figures.GROWTH).stat().st_size > 1000
-    assert "old" not in filled and figures.render(filled, root) == filled
+    assert (
+        "| `dot` | 2 | 92.0%, +2.0 [+1.0, +3.0] | 40.0 | ×0.250 [0.240, 0.260] | 0.81 | 43.5 | 50% | 50 | 90 |"
+        in filled
+    )
+    assert "(figures/methods.png)" in filled and (root / figures_learning.PICTURE).stat().st_size > 1000
+    assert "| ×0.25 | +2.0 |" in filled
+    assert "\nold\n" not in filled and figures.render(filled, root) == filled
 
 
 def test_what_has_no_result_file_is_not_measured_yet(tmp_path: Path) -> None:
@@ -276,7 +298,8 @@ def test_what_has_no_result_file_is_not_measured_yet(tmp_path: Path) -> None:
     (tmp_path / "benchmarks/bars.toml").write_text(
         '[bars]\n"cli.help_seconds" = { ceiling = 0.5, script = "cli_help" }\n'
     )
-    assert all(figures.NOT_YET in block(tmp_path).lower() for block in figures.BLOCKS.values())
+    measured = [block for name, block in figures.BLOCKS.items() if name not in ("methods", "catalogue")]
+    assert all(figures.NOT_YET in block(tmp_path).lower() for block in measured)
 
 
 def test_the_script_says_whether_the_documents_are_up_to_date() -> None:

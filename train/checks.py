@@ -1,4 +1,4 @@
-"""What is refused before anything heavy starts, and what is only warned about.
+"""What is refused before anything heavy starts; what is only warned about is in ``cautions.py``.
 
 Each check is arithmetic on the settings and the model's config.json; a method that can check itself (``check``) does so
 with its own numbers. A refusal names the value, the limit and the remedy. A method that can have no effect under the
@@ -14,10 +14,10 @@ from ..errors import ConfigError
 from ..rewards.verifiers import resolve as resolve_verifier
 from ..rollout.drivers import DRIVERS
 from ..rollout.engines import ENGINES
-from .derived import positions, sharding, world_size
+from .derived import per_prompt, positions, sharding, world_size
 from .model_config import Config
 from .model_files import linear_layers_on_disk, resolve_model
-from .settings import Settings
+from .settings import Settings, chosen
 from .settings_io import name_of
 from .trl_keys import check_trl_keys
 
@@ -27,6 +27,7 @@ def check_settings(settings: Settings, config: Config | None) -> None:
     _check_ranges(settings)
     _check_names(settings)
     _check_group(settings)
+    _check_reward(settings)
     _check_updates(settings)
     _check_ranks(settings)
     _check_adapter(settings)
@@ -34,27 +35,48 @@ def check_settings(settings: Settings, config: Config | None) -> None:
     _check_markers(settings)
     _check_parking(settings)
     _check_effects(settings)
+    _check_critic(settings)
     check_trl_keys(settings.trl)
 
 
-def find_warnings(settings: Settings) -> list[str]:
-    """What works but may not be what was meant."""
-    warnings = []
-    shaped = settings.reward.shaping.range().shaped
-    if shaped and _id(settings, "credit") == "grpo":
-        warnings.append(
-            f"credit grpo divides by the group's standard deviation, so in groups of right answers only the weight of "
-            f"reward.shaping {_id(settings, 'shaping')} cancels; credit.name=dr_grpo keeps it"
+def _check_reward(settings: Settings) -> None:
+    """Refuse reward settings that could not have an effect."""
+    reward, rollout = settings.reward, settings.rollout
+    for shaping, _ in reward.terms:
+        if not (hasattr(shaping, "needs") and hasattr(shaping, "exceptions")):
+            raise ConfigError(
+                f"{type(shaping).__name__} does not say what it needs and which promises it breaks; make it a subclass "
+                "of laconic.rewards.shaping.ShapingDefaults"
+            )
+    for method in (*(shaping for shaping, _ in reward.terms), reward.selection):
+        check = getattr(method, "check", None)
+        if check is not None:
+            check(rollout)
+    shaped = any(shaping.range().shaped for shaping, _ in reward.terms)
+    idle = {
+        "reward.weights": bool(reward.weights),
+        "reward.level": reward.level != "reward",
+        "reward.dead_zone": bool(reward.dead_zone),
+    }
+    for key in (key for key, given in idle.items() if given and not shaped):
+        raise ConfigError(
+            f"{key} is set, but reward.shaping {chosen(settings, 'shaping')} rewards the outcome alone, so that it has "
+            f"no effect; choose a length method (laconic methods), or leave {key} out"
         )
-    if shaped and _id(settings, "truncation") == "dot":
-        warnings.append(
-            "length enters twice, by truncation dot and by reward.shaping; the published DOT shapes nothing"
+    if reward.dead_zone >= rollout.max_completion:
+        raise ConfigError(
+            f"reward.dead_zone is {reward.dead_zone:g} tokens but no answer is longer than rollout.max_completion = "
+            f"{rollout.max_completion}, so all right answers would count as equally long; lower reward.dead_zone"
         )
-    if settings.optim.warmup_steps and settings.optim.schedule == "constant":
-        warnings.append(
-            "optim.warmup_steps has no effect with schedule constant; use optim.schedule=constant_with_warmup"
+    credit = settings.credit
+    if reward.std_floor and not any(f.name == "std_floor" for f in fields(credit)):
+        raise ConfigError(
+            f"reward.std_floor is {reward.std_floor:g}, but credit {chosen(settings, 'credit')} does not divide by the "
+            "standard deviation of a group; leave it out, or set credit.name=grpo"
         )
-    return warnings
+    check = getattr(credit, "check", None)
+    if check is not None:
+        check(settings)
 
 
 def _check_ranks(settings: Settings) -> None:
@@ -89,6 +111,7 @@ def _check_ranges(settings: Settings) -> None:
     rollout, optim, save = settings.rollout, settings.optim, settings.save
     at_least = {
         "steps": (settings.steps, 1),
+        "tokens": (settings.tokens, 0),
         "threads": (settings.threads, 0),
         "rollout.prompts_per_step": (rollout.prompts_per_step, 1),
         "rollout.group_size": (rollout.group_size, 1),
@@ -154,16 +177,16 @@ def _check_names(settings: Settings) -> None:
 
 
 def _check_group(settings: Settings) -> None:
-    group_size = settings.rollout.group_size
+    answers = per_prompt(settings.rollout).rollouts
     comparing = ["credit", *(["reward.shaping"] if settings.reward.shaping.scope == "group" else [])]
-    if group_size == 1:
+    if answers == 1:
         raise ConfigError(
-            f"rollout.group_size is 1 but {' and '.join(comparing)} ({_id(settings, 'credit')}) compare answers of "
+            f"rollout.group_size is 1 but {' and '.join(comparing)} ({chosen(settings, 'credit')}) compare answers of "
             "a group: one answer has advantage 0 and nothing would be learned; raise rollout.group_size to 2 or more"
         )
     check = getattr(settings.truncation, "check", None)
     if check is not None:
-        check(group_size, bool(settings.trl.get("mask_truncated_completions")))
+        check(answers, bool(settings.trl.get("mask_truncated_completions")))
 
 
 def _check_updates(settings: Settings) -> None:
@@ -233,23 +256,44 @@ def _check_parking(settings: Settings) -> None:
 
 def _check_effects(settings: Settings) -> None:
     driver = name_of(settings.rollout.driver, DRIVERS)
-    if driver != "flat" and _id(settings, "truncation") == "dot":
+    if driver not in ("flat", "treepo", "eptree") and chosen(settings, "truncation") == "dot":
         raise ConfigError(
-            f"truncation dot compares whole answers, but rollout.driver {driver} shares their tokens or cuts them into "
-            "parts; set truncation.name=none, or rollout.driver.name=flat"
+            f"truncation dot compares whole answers, but those of rollout.driver {driver} come in parts, or at lengths "
+            "that it sets; set truncation.name=none, or rollout.driver.name=flat, treepo or eptree"
         )
     check = getattr(settings.objective, "check", None)
     if check is not None:
         check(settings.optim.updates_per_batch, settings.optim.epochs)
-    if _id(settings, "sampler") == "pds" and settings.sampler.filter == "none":
+    sampler_check = getattr(settings.sampler, "check", None)
+    if sampler_check is not None:
+        sampler_check(settings)
+    credit_check = getattr(settings.credit, "check", None)
+    if credit_check is not None:
+        credit_check(settings)
+
+
+def _check_critic(settings: Settings) -> None:
+    """What a critic cannot work with, where the objective has one."""
+    if not getattr(settings.objective, "critic", False):
+        return
+    objective, reward = f"objective {chosen(settings, 'objective')}", settings.reward
+    if chosen(settings, "adapter") != "none":
         raise ConfigError(
-            "sampler pds asks for more prompts so that enough groups pass the filter, but sampler.filter is none and "
-            "every group passes; set sampler.filter=signal, or sampler.name=uniform"
+            f"{objective} trains a value head beside the policy's weights, and checkpoints of adapter "
+            f"{chosen(settings, 'adapter')} hold the adapter only; set adapter.name=none, or objective.name=clip"
         )
-
-
-def _id(settings: Settings, field: str) -> str:
-    """The name the method in a section goes by."""
-    owner = settings.reward if field == "shaping" else settings
-    table = type(owner).__dataclass_fields__[field].metadata["table"]
-    return name_of(getattr(owner, field), table)
+    if reward.level == "advantage":
+        raise ConfigError(
+            f"reward.level is advantage, but {objective} takes its advantages from values and one reward for each "
+            "answer; set reward.level=reward"
+        )
+    if reward.selection.name != "all":
+        raise ConfigError(
+            f"reward.selection {reward.selection.name} leaves answers out by giving them no advantage, but {objective} "
+            "takes advantages from values; set reward.selection.name=all, or objective.name=clip"
+        )
+    if settings.objective.value_warmup >= settings.steps:
+        raise ConfigError(
+            f"objective.value_warmup is {settings.objective.value_warmup} but the run has only {settings.steps} steps, "
+            "and the policy learns nothing before the warm-up's end; lower it, or raise steps"
+        )

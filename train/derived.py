@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ConfigError
@@ -78,9 +79,11 @@ def derive(settings: Settings, config: Config | None) -> list[str]:
         f"longest row {rollout.max_prompt:,} + {row - rollout.max_prompt:,} = {row:,} tokens"
         + (f" of the model's {positions(config):,} positions" if positions(config) else ""),
         f"{settings.steps:,} steps: {settings.steps * updates:,} updates, at most "
-        f"{settings.steps * sampled * most.rollouts:,} rollouts and {settings.steps * sampled * most.decoded:,} "
-        "sampled tokens",
+        f"{settings.steps * rollouts_sampled(settings):,} rollouts and {settings.steps * tokens_sampled(settings):,} "
+        "sampled tokens" + (f", ending when {settings.tokens:,} are decoded" if settings.tokens else ""),
     ]
+    if describe := getattr(settings.sampler, "describe", None):
+        lines += describe(rollout.prompts_per_step, rollout.group_size)
     lines += _outliers(settings)
     if config is None:
         return [*lines, "model size and peak memory: unknown, config not on disk"]
@@ -101,7 +104,8 @@ def estimate_memory(settings: Settings, spec: ModelSpec, activation_width: int) 
     rollout, optim = settings.rollout, settings.optim
     row = rollout.longest_context
     tokens = max(optim.micro_batch_tokens, row)
-    live = min(rollout.max_live, math.ceil(prompts_sampled(settings) / world_size()) * per_prompt(rollout).live)
+    calls = max(per_prompt(rollout).live, _pilot(settings).live)
+    live = min(rollout.max_live, math.ceil(_prompts_at_once(settings) / world_size()) * calls)
     queries, keys = spec.q_heads * spec.head_dim, spec.kv_heads * spec.head_dim
     layer = 6 * spec.hidden + 2 * queries + 2 * keys + 4 * (spec.experts_active * spec.expert_ffn or spec.ffn)
     kept = spec.layers * spec.hidden + layer if optim.gradient_checkpointing else spec.layers * layer
@@ -131,13 +135,41 @@ def per_prompt(rollout: RolloutSettings) -> PerPrompt:
 
 
 def prompts_sampled(settings: Settings) -> int:
-    """The most prompts one step may sample: an oversampling sampler asks for up to ``max_factor`` times as many."""
-    return int(settings.rollout.prompts_per_step * float(getattr(settings.sampler, "max_factor", 1)))
+    """The most prompts one step may sample for training: an oversampling sampler says how many."""
+    prompts = settings.rollout.prompts_per_step
+    most: Callable[[int], int] | None = getattr(settings.sampler, "most_prompts", None)
+    return prompts if most is None else most(prompts)
+
+
+def _prompts_at_once(settings: Settings) -> int:
+    """The most prompts of one round of sampling."""
+    one: Callable[[int], int] | None = getattr(settings.sampler, "prompts_per_round", None)
+    return prompts_sampled(settings) if one is None else one(settings.rollout.prompts_per_step)
+
+
+def rollouts_sampled(settings: Settings) -> int:
+    """The most rollouts of one step, those of a sampler's pilot included."""
+    rollout, pilot = settings.rollout, _pilot(settings)
+    return prompts_sampled(settings) * per_prompt(rollout).rollouts + rollout.prompts_per_step * pilot.rollouts
+
+
+def tokens_sampled(settings: Settings) -> int:
+    """The most tokens that one step decodes."""
+    rollout, pilot = settings.rollout, _pilot(settings)
+    return prompts_sampled(settings) * per_prompt(rollout).decoded + rollout.prompts_per_step * pilot.decoded
+
+
+def _pilot(settings: Settings) -> PerPrompt:
+    """The most that a sampler tries out with each prompt before it decides."""
+    answers, rollout = getattr(settings.sampler, "pilot_samples", 0), settings.rollout
+    if not answers:
+        return PerPrompt(0, 0, 0, 0)
+    return PerPrompt.of(replace(rollout.driver, group_size=answers), answers, rollout.max_completion)
 
 
 def _outliers(settings: Settings) -> list[str]:
     """How many answers of a group DOT can cut at most: k equal outliers of G reach z = sqrt((G-k)(G-1)/(G k))."""
-    alpha, size = getattr(settings.truncation, "alpha", None), settings.rollout.group_size
+    alpha, size = getattr(settings.truncation, "alpha", None), per_prompt(settings.rollout).rollouts
     if alpha is None:
         return []
     cut = sum(math.sqrt((size - k) * (size - 1) / (size * k)) > alpha for k in range(1, size))
@@ -212,8 +244,8 @@ def summary(settings: Settings, config: Config | None) -> dict[str, Any]:
         "rows_per_step": rollout.prompts_per_step * most.rows,
         "updates_per_step": optim.updates_per_batch * optim.epochs,
         "ranks": world_size(),
-        "rollouts_at_most": settings.steps * prompts_sampled(settings) * most.rollouts,
-        "sampled_tokens_at_most": settings.steps * prompts_sampled(settings) * most.decoded,
+        "rollouts_at_most": settings.steps * rollouts_sampled(settings),
+        "sampled_tokens_at_most": settings.steps * tokens_sampled(settings),
         "parameters": spec.parameters if spec else None,
         "trained": None if spec is None else lora.parameters(spec) if (lora := _lora(settings)) else spec.parameters,
         "peak_bytes": peaks,

@@ -1,18 +1,18 @@
 """One generation, from prompts to credit, as plain functions over plain arrays.
 
-    sample -> judge -> truncate (and judge the cut ones again) -> filter -> shape -> credit
+    sample -> judge -> truncate (and judge the cut ones again) -> shape -> filter -> select -> credit
 
 Shapes: N rollouts of the step, groups one after another; a rollout's outcome is that of its leaf. Lengths are trained
 tokens. ``group_N`` holds the index of the rollout's group in ``groups``. The trainer calls these in order
-(``trainer.py``) and packs the result (``rows.py``). Of several ranks each has its own groups; only the choice among
-those that pass the filter looks at all of them.
+(``trainer.py``) and packs the result (``rows.py``). Of several ranks each has its own groups; all of them count for the
+choice among those that pass the filter, and for methods that look at a whole generation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,16 @@ from ..eval.tasks import Problem
 from ..eval.tasks.prompt import prompt_thought
 from ..eval.thinking import response_text
 from ..rewards.filters import signal
+from ..rewards.selection.base import Selected
 from ..rewards.verdict import Item, Judgement, Verdict
 from ..rewards.verifiers.answer_part import THINK
 from ..rollout.records import Group
+from .compose import advantages, next_states, select_all, shape_all
+from .credit.base import Gather, TokenAdvantage, alone
+from .responses import Scene
+
+if TYPE_CHECKING:
+    from .settings import RewardSettings
 
 MOST_FAILURES = 0.5
 """Share of the answers it has looked at on which a verifier may crash or run out of time before a run stops ..."""
@@ -44,7 +51,14 @@ class Experience:
     cut_N: NDArray[np.bool_]
     """Rollouts that Dynamic Outlier Truncation has cut."""
     reward_N: NDArray[np.float64] | None = None
+    parts: tuple[NDArray[np.float64], ...] = ()
+    """Length part of each shaping's reward, each (N,)."""
+    selected: Selected | None = None
+    """Which rollouts are trained; None before it is known."""
     advantage_N: NDArray[np.float64] | None = None
+    """Of a rollout whose tokens have their own: the mean over them."""
+    token_advantage: tuple[TokenAdvantage, ...] | None = None
+    """By rollout: sampled segment -> advantage of each of its tokens; None where ``advantage_N`` says it all."""
 
     @property
     def group_N(self) -> NDArray[np.int64]:
@@ -70,12 +84,16 @@ class Experience:
     def select(self, keep_groups: NDArray[np.bool_]) -> Experience:
         """Only the groups marked."""
         keep_N = keep_groups[self.group_N]
+        chosen, tokens = self.selected, self.token_advantage
         return Experience(
             tuple(group for group, keep in zip(self.groups, keep_groups, strict=True) if keep),
             tuple(judgement for judgement, keep in zip(self.judgement_N, keep_N, strict=True) if keep),
             self.cut_N[keep_N],
             None if self.reward_N is None else self.reward_N[keep_N],
+            tuple(part_N[keep_N] for part_N in self.parts),
+            None if chosen is None else Selected(chosen.keep_N[keep_N], chosen.counted_N[keep_N]),
             None if self.advantage_N is None else self.advantage_N[keep_N],
+            None if tokens is None else tuple(one for one, keep in zip(tokens, keep_N, strict=True) if keep),
         )
 
 
@@ -129,20 +147,49 @@ def passing_groups(experience: Experience, rule: str) -> list[int]:
     return sorted(ids[keep_P].tolist())
 
 
-def shape(experience: Experience, shaping: Any) -> Experience:
-    """Turn outcomes (and, with a length method, lengths) into rewards, one group at a time."""
-    right_N, length_N, group_N = experience.right_N, experience.length_N, experience.group_N
-    reward_N = np.zeros(len(right_N))
-    for index in range(len(experience.groups)):
-        rows = group_N == index
-        reward_N[rows] = shaping(right_N[rows], length_N[rows])
-    return replace(experience, reward_N=reward_N)
+def shape(experience: Experience, reward: RewardSettings, scene: Scene = Scene()) -> Experience:  # noqa: B008 (frozen)
+    """Turn outcomes (and, with length methods, lengths) into rewards; see ``compose.py``."""
+    reward_N, parts = shape_all(experience.groups, experience.right_N, experience.length_N, reward, scene)
+    return replace(experience, reward_N=reward_N, parts=parts)
 
 
-def credit(experience: Experience, method: Any) -> Experience:
-    """One advantage per rollout."""
+def select_rollouts(experience: Experience, reward: RewardSettings, scene: Scene = Scene()) -> Experience:  # noqa: B008
+    """Mark the rollouts of each group that are trained."""
     assert experience.reward_N is not None
-    return replace(experience, advantage_N=method(experience.reward_N, experience.group_N))
+    known = (experience.groups, experience.right_N, experience.length_N, experience.reward_N)
+    return replace(experience, selected=select_all(*known, reward, scene))
+
+
+def credit(experience: Experience, method: Any, reward: RewardSettings, gather: Gather = alone) -> Experience:
+    """Advantages, of rollouts or of tokens."""
+    reward_N, selected = experience.reward_N, experience.selected
+    assert reward_N is not None
+    if selected is None:
+        every_N = np.ones(len(reward_N), dtype=bool)
+        selected = Selected(every_N, every_N)
+    advantage_N, tokens = advantages(
+        method, experience.groups, experience.right_N, reward_N, experience.parts, selected, reward, gather
+    )
+    return replace(experience, selected=selected, advantage_N=advantage_N, token_advantage=tokens)
+
+
+def imitation(experience: Experience, weight: float, gather: Gather = alone) -> NDArray[np.float64] | None:
+    """Weight of each rollout's tokens in a log-likelihood term of the right rollouts, (N,); None without that term.
+
+    The term is ``weight`` times the mean over the trained tokens of all right rollouts of the update that are trained.
+    """
+    if not weight:
+        return None
+    right_N = experience.right_N & (experience.selected.keep_N if experience.selected is not None else True)
+    tokens = sum(gather(int(experience.length_N[right_N].sum())))
+    return np.where(right_N, weight / max(1, tokens), 0.0)
+
+
+def states_after(experience: Experience, reward: RewardSettings, scene: Scene) -> dict[str, Any]:
+    """States of the shapings and of the selection after a generation, given its shaped groups of this rank."""
+    assert experience.reward_N is not None
+    known = (experience.groups, experience.right_N, experience.length_N, experience.reward_N)
+    return next_states(*known, reward, scene)
 
 
 def _item(group: Group, leaf: int, problems: Mapping[str, Problem], tokenizer: PreTrainedTokenizerBase) -> Item:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..kernels.logprob_head import LogProbOutput
 from .packed import I64, PackedBatch
 
 # Shapes: N tokens of the pack, B rows, T tokens of the longest row, M scored tokens
@@ -34,6 +35,13 @@ def score(model: Any, pack: PackedBatch, device: torch.device | str) -> tuple[I6
     Raises:
         ValueError: the pack has branches.
     """
+    index_M, outputs = score_all(model, pack, device)
+    assert outputs.log_probs is not None and outputs.entropy is not None
+    return index_M, outputs.log_probs, outputs.entropy
+
+
+def score_all(model: Any, pack: PackedBatch, device: torch.device | str) -> tuple[I64, LogProbOutput]:
+    """The same with all that the model's head says, values included where it has a value head."""
     ids_BT, pos_BT, row_N, start_N = _pad(pack)
     index_M = np.flatnonzero(pack.scored)
     pred_M = row_N[index_M] * ids_BT.shape[1] + pack.pred[index_M] - start_N[index_M]
@@ -48,7 +56,7 @@ def score(model: Any, pack: PackedBatch, device: torch.device | str) -> tuple[I6
         targets=to_device(pack.ids[index_M]),
         logprob_head=True,
     )
-    return index_M, outputs.log_probs, outputs.entropy
+    return index_M, outputs
 
 
 @torch.no_grad()

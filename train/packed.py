@@ -50,6 +50,10 @@ class PackedBatch:
     """``group_id`` of each token."""
     policy_version: I64
     """Of the policy that sampled the token; without meaning where none did."""
+    value: F32 | None = None
+    """Estimated return before the token, as of the generation's start; None without a value head."""
+    returns: F32 | None = None
+    """What the value learns; likewise."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,6 +62,11 @@ class PackedBatch:
     def scored(self) -> NDArray[np.bool_]:
         """Tokens that any term of the loss touches: their log-prob is needed."""
         return (self.w_pos != 0) | (self.w_neg != 0) | (self.w_kl != 0) | (self.w_ent != 0) | (self.w_nll != 0)
+
+    @property
+    def row(self) -> I64:
+        """Number of the tree (in row layout: of the row) that each token belongs to."""
+        return np.cumsum(self.pred < 0) - 1
 
     @property
     def trees(self) -> list[tuple[int, int]]:
@@ -73,5 +82,5 @@ def weightless() -> PackedBatch:
         ids=np.zeros(2, np.int64), pos=np.arange(2), sub_end=np.full(2, 2), pred=np.array([-1, 0])
     )
     weights: dict[str, Any] = dict(w_pos=none, w_neg=none, w_kl=none, w_ent=none, w_nll=none)
-    logp: dict[str, Any] = dict(old_logp=nan, engine_logp=nan, ref_logp=nan)
+    logp: dict[str, Any] = dict(old_logp=nan, engine_logp=nan, ref_logp=nan, value=nan, returns=nan)
     return PackedBatch(**path, **logp, **weights, group=zero, policy_version=zero)

@@ -11,19 +11,25 @@ With one rank nothing is sent and no process group exists.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
 from torch import distributed
 
+from ..errors import RunError
+
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
 """How long a rank waits for the others, some of which decode the longest answers or hash and write a checkpoint. One
 that has died keeps nobody waiting: the launcher ends them all."""
+LONGEST_BUILD = timedelta(minutes=20)
+"""No C++ part of DeepSpeed takes as long to build; the one for the CPU takes about a minute."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Ranks:
         """Meet the other ranks; waits until all of them are there."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
+        if under_deepspeed():
+            refuse_broken_builds()
         state = PartialState(cpu=on_cpu_by_accelerate(), backend=backend(), timeout=PATIENCE)
         if state.device.type == "cpu":
             # accelerate calls the CPU of a rank "cpu:0", a place that torch.load does not know.
@@ -114,6 +122,20 @@ def backend() -> str | None:
 def under_deepspeed() -> bool:
     """Whether the launcher was told to use DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+
+
+def refuse_broken_builds() -> None:
+    """Refuse to wait for a build of DeepSpeed's that was killed: torch waits without end while its lock is there."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    for lock in sorted(Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()).glob("**/lock")):
+        age = timedelta(seconds=time.time() - lock.stat().st_mtime)
+        if age > LONGEST_BUILD:
+            minutes, least = age // timedelta(minutes=1), LONGEST_BUILD // timedelta(minutes=1)
+            raise RunError(
+                f"{lock} is {minutes} minutes old: the build of DeepSpeed's that made it was killed (none takes "
+                f"{least} minutes), and every later one would wait for it without end; rm {lock}"
+            )
 
 
 def local_ranks() -> int:

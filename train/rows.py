@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError
 from ..rollout.records import Group, Kind, Rollout, Segment
+from .credit.base import F64, TokenAdvantage
 from .packed import F32, I64, PackedBatch
 
 # Shapes: N rollouts of the update, T tokens of a row
@@ -48,9 +49,12 @@ class Row:
     """Row weight of each trained token."""
     policy_version: I64
     """Of the policy that sampled the token; without meaning on tokens that are not trained."""
-    advantage: float
+    advantage: F64
+    """Of each token; without meaning on tokens that are not trained."""
     group: int
     """``group_id``."""
+    nll: float = 0.0
+    """Weight of each trained token in a plain negative log-likelihood term."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,6 +91,8 @@ def flatten(
     max_completion: int,
     keep_all: bool = False,
     totals: Totals | None = None,
+    token_advantage: Sequence[TokenAdvantage] | None = None,
+    nll_N: ArrayLike | None = None,
 ) -> list[Row]:
     """Rows of an update, in the order of the groups.
 
@@ -97,6 +103,8 @@ def flatten(
         max_completion: longest completion in tokens; only ``constant`` uses it.
         keep_all: keep rows without advantage, because another term of the loss (KL, entropy) acts on them.
         totals: rollouts and trained tokens of the whole update on all ranks; by default those of ``groups``.
+        token_advantage: instead of ``advantage_N``, for each rollout: sampled segment -> advantage of its tokens.
+        nll_N: weight of each rollout's tokens in a plain negative log-likelihood term; by default 0.
 
     Raises:
         DataError: advantages that are not finite or do not match the rollouts, or a sampled token without a context.
@@ -108,13 +116,19 @@ def flatten(
             f"there are {len(rollouts)} rollouts, but the advantages have shape {advantage.shape} and "
             f"{int((~np.isfinite(advantage)).sum())} of them are not finite; pass one finite number per rollout"
         )
+    if token_advantage is None:
+        per_token: Sequence[float | TokenAdvantage] = advantage.tolist()
+    else:
+        per_token = token_advantage
+    nll = np.zeros(len(rollouts)) if nll_N is None else np.asarray(nll_N, np.float64)
     totals = totals or totals_of(groups)
     rows: list[Row] = []
-    for (group, rollout), value in zip(rollouts, advantage.tolist(), strict=True):
+    for (group, rollout), value, imitated in zip(rollouts, per_token, nll.tolist(), strict=True):
         length = group.trained_tokens(rollout)
-        if length and (keep_all or value):
+        if length and (keep_all or imitated or value != 0):  # of tokens' advantages nothing is known yet
             weight = _row_weight(normalizer, totals, length, max_completion)
-            rows += _rows(group, rollout, weight, value)
+            made = _rows(group, rollout, weight, value, imitated)
+            rows += [row for row in made if keep_all or imitated or row.advantage[row.trained].any()]
     return rows
 
 
@@ -142,7 +156,9 @@ def _row_weight(normalizer: Normalizer, totals: Totals, length: int, max_complet
     return 1 / (totals.rollouts * max_completion)
 
 
-def _rows(group: Group, rollout: Rollout, weight: float, advantage: float) -> Iterator[Row]:
+def _rows(
+    group: Group, rollout: Rollout, weight: float, advantage: float | TokenAdvantage, nll: float
+) -> Iterator[Row]:
     """One row per leaf, without those that have nothing left to train."""
     counted: dict[int, int] = {}
     for leaf in rollout.leaves:
@@ -157,7 +173,24 @@ def _rows(group: Group, rollout: Rollout, weight: float, advantage: float) -> It
         if np.isfinite(logp).any():
             ids = np.concatenate([segment.ids[:kept] for segment, kept in path]).astype(np.int64)
             version = np.concatenate([segment.version_T[:kept] for segment, kept in path])
-            yield Row(ids, logp, weight, version, advantage, group.id)
+            if isinstance(advantage, float):
+                advantage_T = np.full(len(ids), advantage)
+            else:
+                advantage_T = np.concatenate([_advantage(advantage, segment, kept) for segment, kept in path])
+            yield Row(ids, logp, weight, version, advantage_T, group.id, nll)
+
+
+def _advantage(advantage: TokenAdvantage, segment: Segment, kept: int) -> F64:
+    """Of the first ``kept`` tokens of a segment; 0 where nothing was sampled."""
+    if segment.kind is not Kind.SAMPLED:
+        return np.zeros(kept)
+    value_T = advantage.get(segment.id)
+    if value_T is None or len(value_T) < kept or not np.isfinite(value_T[:kept]).all():
+        raise DataError(
+            f"the advantages of segment {segment.id} are not {kept} finite numbers; a credit method returns one for "
+            "each token of every sampled segment on a rollout's paths"
+        )
+    return np.asarray(value_T[:kept], np.float64)
 
 
 def _trained_logp(segment: Segment, start: int, stop: int) -> F32:
@@ -174,7 +207,7 @@ def _pack(rows: Sequence[Row]) -> PackedBatch:
     pos = np.concatenate([np.arange(length) for length in lengths])
     trained = np.concatenate([row.trained for row in rows])
     weight = np.where(trained, np.repeat([row.weight for row in rows], lengths), 0.0)
-    weighted = weight * np.repeat([row.advantage for row in rows], lengths)
+    weighted = np.where(trained, weight * np.concatenate([row.advantage for row in rows]), 0.0)
     tokens, logp = len(pos), np.concatenate([row.old_logp for row in rows])
     return PackedBatch(
         ids=np.concatenate([row.ids for row in rows]),
@@ -188,8 +221,8 @@ def _pack(rows: Sequence[Row]) -> PackedBatch:
         w_neg=np.minimum(weighted, 0).astype(np.float32),
         w_kl=weight.astype(np.float32),
         w_ent=weight.astype(np.float32),
-        # The log-likelihood term has no coefficient in the loss; methods that imitate an answer put theirs here.
-        w_nll=np.zeros(tokens, np.float32),
+        # The log-likelihood term has no coefficient in the loss: it is in the weight.
+        w_nll=np.where(trained, np.repeat([row.nll for row in rows], lengths), 0.0).astype(np.float32),
         group=np.repeat([row.group for row in rows], lengths),
         policy_version=np.concatenate([row.policy_version for row in rows]),
     )

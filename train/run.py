@@ -32,6 +32,7 @@ from .rollout_log import drop_rollouts_after
 from .run_folder import CONFIG, RunFolder, claim_run_folder
 from .saving import check_layout, export
 from .settings import Settings, as_dict
+from .token_budget import StopAfterTokens, decoded_tokens
 from .trainer import LaconicTrainer
 
 
@@ -59,6 +60,11 @@ def run_training(settings: Settings, run_dir: Path, *, quiet: bool = False) -> P
                 trainer.metrics_log.drop_after(step_of(resume_from) if resume_from else 0)
             if resume_from:
                 check_layout(trainer, resume_from)
+            if settings.tokens:
+                spent = ranks.on_first(lambda: decoded_tokens(folder.metrics))
+                trainer.add_callback(StopAfterTokens(settings.tokens, spent))
+                if resume_from and spent >= settings.tokens:  # it has ended already
+                    trainer.args.max_steps = step_of(resume_from) * trainer.updates_per_generation
             trainer.remove_callback(PrinterCallback)
             for callback in (progress, StopAtBoundary(trainer), NoteEnvironment(trainer, folder)):
                 trainer.add_callback(callback)
@@ -74,7 +80,7 @@ def run_training(settings: Settings, run_dir: Path, *, quiet: bool = False) -> P
                 )
             finished = export(trainer, run_dir / "model")
             if ranks.first:
-                _write_summary(folder, settings.steps)
+                _write_summary(folder, trainer.generation)
             return finished
 
 

@@ -26,6 +26,7 @@ CONFIG = "config.yaml"
 MAY_CHANGE = (
     "name",
     "steps",
+    "tokens",
     "save",
     "eval",
     "threads",

@@ -22,6 +22,7 @@ from ..atomic import temporary_beside
 from ..errors import ConfigError, RunError
 from .adapter import causal_lm
 from .checkpoint import save_checkpoint
+from .critic import without_value_head
 from .load_model import stored_dtype
 from .parking import write_waiting
 from .ranks import Ranks
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from .trainer import LaconicTrainer
 
 METHOD_STATE = "laconic_state.json"
-"""State of our own in a checkpoint: the sampler, and who wrote it."""
+"""State of our own in a checkpoint: what methods remember, and who wrote it."""
 
 
 def save_together(ranks: Ranks, folder: Path, step: int, write: Callable[[Path], None], *, keep: int) -> None:
@@ -59,13 +60,14 @@ def write_state(trainer: LaconicTrainer, folder: Path) -> None:
         trainer._tokenizer.save_pretrained(folder)
         trainer.settings.adapter.describe(folder, trainer)
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
-        state = {"sampler": trainer.sampler.state_dict(), **_layout(trainer)}
+        remembered = {"reward": trainer.reward_states, "alarms": trainer.alarms.state_dict()}
+        state = {"sampler": trainer.sampler.state_dict(), **remembered, **_layout(trainer)}
         (folder / METHOD_STATE).write_text(json.dumps(state))
 
 
-def read_sampler(checkpoint: Path) -> dict[str, Any]:
-    """The sampler's state in a checkpoint."""
-    return _read(checkpoint)["sampler"]
+def read_states(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint remembers: of the ``sampler``, of ``reward`` (shapings and selection), of ``alarms``."""
+    return {"reward": None, "alarms": {}} | _read(checkpoint)
 
 
 def check_layout(trainer: LaconicTrainer, checkpoint: Path) -> None:
@@ -112,7 +114,10 @@ def export(trainer: LaconicTrainer, folder: Path) -> Path:
 
 
 def _round(folder: Path, dtype: torch.dtype) -> None:
-    """Store the weights in ``folder`` as ``dtype`` where that is the smaller type, one file after the other."""
+    """Store the weights in ``folder`` as ``dtype`` where that is the smaller type, one file after the other.
+
+    A critic's are left out.
+    """
 
     def rounded(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(dtype) if tensor.is_floating_point() and tensor.itemsize > dtype.itemsize else tensor
@@ -121,7 +126,8 @@ def _round(folder: Path, dtype: torch.dtype) -> None:
     for file in sorted(folder.glob("*.safetensors")):
         smaller = temporary_beside(file)
         with safe_open(file, framework="pt") as opened:
-            weights = {name: rounded(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
+            names = without_value_head(dict.fromkeys(opened.keys()))
+            weights = {name: rounded(opened.get_tensor(name)) for name in names}
             save_file(weights, smaller, opened.metadata())
         smaller.replace(file)
         size += sum(tensor.nbytes for tensor in weights.values())
@@ -129,6 +135,7 @@ def _round(folder: Path, dtype: torch.dtype) -> None:
     if index.is_file():
         listed = json.loads(index.read_text())
         listed["metadata"]["total_size"] = size
+        listed["weight_map"] = without_value_head(listed["weight_map"])
         index.write_text(json.dumps(listed, indent=2, sort_keys=True) + "\n")
     fields = json.loads(config.read_text())
     if getattr(torch, fields.get("dtype") or "float32").itemsize > dtype.itemsize:

@@ -15,16 +15,19 @@ from typing import Any, Literal
 
 import yaml
 
+from ..errors import ConfigError
 from ..eval.settings import EvalConfig
 from ..eval.tasks.settings import TaskSettings
+from ..rewards.selection import SELECTIONS
 from ..rewards.shaping import SHAPINGS
 from ..rollout.drivers import DRIVERS
 from ..rollout.engines.protocol import Sampling
 from .adapter import ADAPTERS
+from .budgets import BudgetSettings
 from .credit import CREDITS
 from .objectives import OBJECTIVES
 from .samplers import SAMPLERS
-from .settings_io import Tree, apply_override, build, choice, dump, read_yaml
+from .settings_io import Tree, apply_override, build, choice, choices, dump, name_of, read_yaml
 from .truncation import TRUNCATIONS
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -66,6 +69,8 @@ class RolloutSettings:
     0.05 where one computes in 16 bits."""
     mismatch_stop: float | None = None
     """The same above which it stops; none: 0.05, and 0.3."""
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    """Token budgets that prompts ask for."""
 
     def __post_init__(self) -> None:
         """Give the driver what it shares with this section."""
@@ -86,6 +91,44 @@ class RewardSettings:
 
     shaping: Any = choice(SHAPINGS, "none")
     """How length enters the reward; ``none`` rewards the outcome alone."""
+    more: Any = choices(SHAPINGS)
+    """Further shapings whose length parts are added: a list of sections, each with a ``name``."""
+    weights: tuple[float, ...] = ()
+    """Factors of the length parts of ``shaping`` and of each of ``more``; empty: all 1."""
+    level: Literal["reward", "advantage"] = "reward"
+    """Whether length parts are added to the outcome before credit, or each gets credit of its own, so that its weight
+    is kept beside the outcome's."""
+    dead_zone: float = 0
+    """Tokens by which a right answer may be longer than the shortest right one of its group and count as long as it."""
+    std_floor: float = 0.0
+    """Least standard deviation of a group's rewards that credit divides by."""
+    selection: Any = choice(SELECTIONS, "all")
+    """Which answers of a group are trained."""
+
+    def __post_init__(self) -> None:
+        if self.more and getattr(self.shaping, "name", "") == "none":
+            raise ConfigError("reward.more adds to reward.shaping, which is none; put the first of them there")
+        if any(getattr(one, "name", "") == "none" for one in self.more):
+            raise ConfigError("reward.more holds none, which adds nothing; leave it out")
+        terms = 1 + len(self.more)
+        if self.weights and len(self.weights) != terms:
+            raise ConfigError(
+                f"reward.weights has {len(self.weights)} numbers, but there are {terms} terms: reward.shaping and "
+                f"{len(self.more)} in reward.more; give one for each"
+            )
+        for key, value in (("dead_zone", self.dead_zone), ("std_floor", self.std_floor)):
+            if not value >= 0:
+                raise ConfigError(f"reward.{key} is {value:g} but must be 0 (off) or above; raise it")
+        if not all(weight > 0 for weight in self.weights):
+            raise ConfigError(
+                f"reward.weights are {list(self.weights)} but must be above 0; leave out a term that is not to count"
+            )
+
+    @property
+    def terms(self) -> tuple[tuple[Any, float], ...]:
+        """Every shaping with its weight."""
+        weights = self.weights or (1.0,) * (1 + len(self.more))
+        return tuple(zip((self.shaping, *self.more), weights, strict=True))
 
 
 @dataclass(frozen=True)
@@ -136,6 +179,8 @@ class Settings:
     """The problems."""
     steps: int = 100
     """Generations: each samples ``rollout.prompts_per_step`` groups and updates the policy on them."""
+    tokens: int = 0
+    """Decoded tokens after which training ends before ``steps``, with the generation that spends them; 0: no bound."""
     seed: int = 1
     """Of everything random: sampled tokens, order of prompts."""
     threads: int = 0
@@ -162,6 +207,11 @@ class Settings:
     """How ``laconic eval runs/<name>`` measures the trained model."""
     trl: dict[str, Any] = field(default_factory=dict)
     """Further keys of trl's GRPOConfig; one that has no effect here is refused with the reason."""
+
+    def __post_init__(self) -> None:
+        """Give credit the least deviation to divide by, where it divides by one."""
+        if any(f.name == "std_floor" for f in fields(self.credit)):
+            object.__setattr__(self, "credit", replace(self.credit, std_floor=self.reward.std_floor))
 
 
 def load_settings(config: str | Path, overrides: Sequence[str] = ()) -> Settings:
@@ -191,3 +241,10 @@ def as_dict(settings: Settings) -> Tree:
 def to_yaml(settings: Settings) -> str:
     """The text of a run's ``config.yaml``; ``load_settings`` reads it back equal."""
     return yaml.safe_dump(as_dict(settings), sort_keys=False, allow_unicode=True)
+
+
+def chosen(settings: Settings, section: str) -> str:
+    """The name by which the method in a section (``shaping`` for ``reward.shaping``) was chosen."""
+    owner = settings.reward if section == "shaping" else settings
+    table = type(owner).__dataclass_fields__[section].metadata["table"]
+    return name_of(getattr(owner, section), table)

@@ -2,9 +2,9 @@
 
 Rules. The dataclass owns the defaults, so a file holds only what differs. A key no dataclass knows is an error with
 the nearest known name. A section whose field was made by :func:`choice` is a tagged union: its key ``name`` picks the
-dataclass from a table, or ``module:Class`` imports one. Its fields marked ``shared`` take the value that the section
-around it has under the same name, and are not keys of their own. ``build(type(x), dump(x)) == x`` for every settings
-object.
+dataclass from a table, or ``module:Class`` imports one; :func:`choices` makes a list of such sections. Its fields
+marked ``shared`` take the value that the section around it has under the same name, and are not keys of their own.
+``build(type(x), dump(x)) == x`` for every settings object.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ REFUSED = {
 def choice(table: Mapping[str, type], default: str) -> Any:
     """A dataclass field whose value is one of the dataclasses in ``table``, by default ``table[default]()``."""
     return field(default_factory=lambda: table[default](), metadata={"table": table, "default": default})
+
+
+def choices(table: Mapping[str, type]) -> Any:
+    """A dataclass field whose value is a list of such dataclasses, by default an empty one."""
+    return field(default=(), metadata={"tables": table})
 
 
 def resolve(name: str, table: Mapping[str, type], where: str) -> type:
@@ -155,7 +160,9 @@ def build(cls: type[T], tree: Any, where: str = "", given: Tree | None = None) -
         path = _join(where, name)
         if "table" in spec.metadata:
             continue
-        if name in tree:
+        if "tables" in spec.metadata:
+            values[name] = _pick_all(tree.get(name, ()), spec.metadata["tables"], path)
+        elif name in tree:
             values[name] = _cast(tree[name], hints[name], path)
         elif spec.default is not MISSING:
             values[name] = spec.default
@@ -190,6 +197,18 @@ def _pick(value: Any, table: Mapping[str, type], default: str, where: str, aroun
         spec.name: around[spec.name] for spec in fields(cls) if spec.metadata.get("shared") and spec.name in around
     }
     return build(cls, {key: option for key, option in options.items() if key != "name"}, where, given)
+
+
+def _pick_all(value: Any, table: Mapping[str, type], where: str) -> tuple[Any, ...]:
+    """A list of sections, each with the name of its method."""
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where} must be a list of sections, each with a name, got {value!r} ({_kind(value)})")
+    members = []
+    for index, item in enumerate(value):
+        if isinstance(item, Mapping) and "name" not in item:
+            raise ConfigError(f"{where}[{index}] has no name; give one of {', '.join(sorted(table))}")
+        members.append(_pick(item, table, "", f"{where}[{index}]", {}))
+    return tuple(members)
 
 
 def _cast(value: Any, hint: Any, where: str) -> Any:
@@ -307,9 +326,17 @@ def dump(settings: Any) -> Tree:
     tree: Tree = {}
     for spec in own_fields(settings):
         value = getattr(settings, spec.name)
-        table = spec.metadata.get("table")
-        tree[spec.name] = {"name": name_of(value, table), **dump(value)} if table is not None else plain(value)
+        if (table := spec.metadata.get("table")) is not None:
+            tree[spec.name] = _named(value, table)
+        elif (table := spec.metadata.get("tables")) is not None:
+            tree[spec.name] = [_named(member, table) for member in value]
+        else:
+            tree[spec.name] = plain(value)
     return tree
+
+
+def _named(member: Any, table: Mapping[str, type]) -> Tree:
+    return {"name": name_of(member, table), **dump(member)}
 
 
 def name_of(value: Any, table: Mapping[str, type]) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from .adapter import check_reachable
-from .checks import check_settings, find_warnings
+from .cautions import find_warnings
+from .checks import check_settings
 from .derived import derive, summary
 from .model_config import model_config
 from .settings import Settings, as_dict, load_settings

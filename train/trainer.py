@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,28 +33,40 @@ from ..kernels.logprob_head import add_logprob_head
 from ..rollout.driver import RolloutDriver
 from ..rollout.engines.protocol import Engine
 from ..rollout.parked import Parked
-from ..rollout.records import Group, prompt_group
-from ..rollout.scheduler import run_or_park
 from .adapter import causal_lm, fingerprint
+from .alarms import Alarms
 from .checkpoint import latest_checkpoint
-from .experience import Experience, Judge, credit, judge, passing_groups, shape, truncate
-from .forward import score, with_old_log_probs
-from .generation_metrics import Facts, average_packs, facts_of, merge, outcome_metrics, training_metrics
-from .interrupt import Interrupted
+from .compose import first_states, state_metrics
+from .critic import add_value_head, critic_of
+from .experience import Experience, Judge, credit, select_rollouts, shape, states_after
+from .forward import score_all
+from .generation_metrics import (
+    Facts,
+    average_packs,
+    difficulty_bands,
+    facts_of,
+    merge,
+    outcome_metrics,
+    selected_metrics,
+    term_metrics,
+    training_metrics,
+)
 from .load_model import sampled_words
 from .metrics_log import MetricsLog
 from .mismatch import Trust
 from .objectives import LossInputs
 from .packed import PackedBatch, weightless
-from .parking import keep_surplus, parking_metrics, read_waiting, waiting_ids
-from .prompts import encode_prompts
+from .parking import keep_surplus, parking_metrics, read_waiting
+from .prompts import Prompts
 from .ranks import Ranks
+from .responses import Scene
 from .rollout_log import write_rollouts
-from .rows import Totals, flatten, to_packs, totals_of
-from .saving import read_sampler, save_together, write_state
+from .rounds import sample_rounds
+from .saving import read_states, save_together, write_state
 from .settings import Settings
 from .trl_config import grpo_config
 from .trl_trainer import GRPOTrainer
+from .updates import updates_of
 
 REPLACED = (
     "get_train_dataloader",
@@ -91,13 +102,23 @@ class LaconicTrainer(GRPOTrainer):
     ) -> None:
         self.settings, self.problems, self.run_dir, self.ranks = settings, list(problems), run_dir, ranks
         self.problem_by_id = {problem.id: problem for problem in problems}
-        self.prompts = encode_prompts(problems, tokenizer, settings.task.template, settings.rollout.max_prompt)
+        self.index_of = {problem.id: index for index, problem in enumerate(self.problems)}
+        self.prompts = Prompts(
+            problems,
+            tokenizer,
+            settings.task.template,
+            settings.rollout.max_prompt,
+            settings.rollout.budget,
+            settings.seed,
+        )
         self.judge_items, self.on_tokens = judge_items, on_tokens
         self.updates_per_generation = settings.optim.updates_per_batch * settings.optim.epochs
         adapter = settings.adapter.peft_config(model)
         self.base_fingerprint = "" if adapter is None else fingerprint(model)
         self.base_use_cache = bool(getattr(model.config, "use_cache", True))
-        set_seed(settings.seed)  # an adapter begins at random, the same on all ranks
+        set_seed(settings.seed)  # an adapter or a critic begins at random, the same on all ranks
+        if critic_of(settings):
+            add_value_head(model, settings.objective)
         super().__init__(
             model=model,
             peft_config=adapter,
@@ -125,6 +146,12 @@ class LaconicTrainer(GRPOTrainer):
         self._generation_metrics: dict[str, float] = {}
         self._update_metrics: list[dict[str, float]] = []
         self._boundary_state = self.sampler.state_dict()
+        self.reward_states: dict[str, Any] | None = None
+        """State of shapings and selection after the last generation, see ``compose.py``; None before the first."""
+        shaped = any(shaping.range().shaped for shaping, _ in settings.reward.terms)
+        self.terms = tuple(shaping.name for shaping, _ in settings.reward.terms) if shaped else ()
+        self.alarms = Alarms(self.terms)
+        self.bands = difficulty_bands(self.problems)
         self.parked: list[Parked] = []
         """This rank's groups that wait for the next generation, see ``parking.py``."""
 
@@ -132,7 +159,7 @@ class LaconicTrainer(GRPOTrainer):
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """A ticker: one empty batch for every update of the run."""
-        ticks: list[dict[str, Any]] = [{}] * (self.settings.steps * self.updates_per_generation)
+        ticks: list[dict[str, Any]] = [{}] * self.args.max_steps
         return DataLoader(ticks, batch_size=None)
 
     @property
@@ -151,123 +178,54 @@ class LaconicTrainer(GRPOTrainer):
         if update == 0:
             self._update_metrics = []
             self._boundary_state = self.sampler.state_dict()
-            self._updates = self._pack(self._collect())
+            self._updates = updates_of(self, self._collect())
         return self._updates[update]
 
     def _collect(self) -> Experience:
-        """One generation: sample, judge, truncate, filter, shape, credit."""
-        wanted = self.settings.rollout.prompts_per_step
-        with self._phase("rollout"):
-            waiting = waiting_ids(self)
-            # At least one: a generation without any new outcome could not be judged.
-            indices = self.sampler.draw(max(self.sampler.to_sample(wanted) - len(waiting), 1))
-            spare = [one.group for one in self.parked if one.finished]
-            new = self._roll_out(indices, first_id=max(waiting, default=-1) + 1)
-            groups = sorted([*spare, *new], key=lambda group: group.id)
-        with self._phase("judge"):
-            experience = judge(groups, self.problem_by_id, self._tokenizer, self.judge_items)
-            outcomes = facts_of(experience.only({group.id for group in new}))
-            experience = truncate(
-                experience, self.settings.truncation, self.problem_by_id, self._tokenizer, self.judge_items
-            )
-        passed = self._on_all_ranks(passing_groups(experience, self.settings.sampler.filter))
-        sampled = self._on_all_ranks([group.id for group in new])
-        self.sampler.record(passed=len({*passed} & {*sampled}), sampled=len(sampled))
-        kept = credit(shape(experience.only(passed[:wanted]), self.settings.reward.shaping), self.settings.credit)
-        self._generation_metrics = self._measure(outcomes, facts_of(experience), facts_of(kept))
-        keep_surplus(self, groups, passed[wanted:])
-        self._generation_metrics |= parking_metrics(self, kept.groups, len(waiting))
+        """One generation: sample, judge, truncate and filter in rounds (``rounds.py``), then shape, select, credit."""
+        wanted, reward = self.settings.rollout.prompts_per_step, self.settings.reward
+        if self.reward_states is None:
+            self.reward_states = first_states(reward)
+        sampled = sample_rounds(self)
+        scene = self._scene()
+        shaped = select_rollouts(shape(sampled.candidates, reward, scene), reward, scene)
+        kept = credit(shaped.only(sampled.passed[:wanted]), self.settings.credit, reward, self.ranks.gather)
+        # A group that had waited was judged, and remembered, before.
+        new = shaped.only({group.id for group in sampled.judged.groups})
+        self.reward_states = states_after(new, reward, scene)
+        judged = facts_of(sampled.judged, self._tokenizer, self.bands)
+        self._generation_metrics = self._measure(judged, facts_of(sampled.candidates), facts_of(kept))
+        self._generation_metrics |= self.sampler.metrics()
+        keep_surplus(self, sampled.groups, sampled.passed[wanted:])
+        self._generation_metrics |= parking_metrics(self, kept.groups, sampled.resumed)
         every = self.settings.save.rollouts_every
         if every and self.generation % every == 0 and self.ranks.first:
             write_rollouts(self.run_dir / "rollouts", self.generation + 1, kept, self.problem_by_id, self._tokenizer)
         return kept
 
+    def _scene(self) -> Scene:
+        """What shapings may know of the current generation besides its rollouts."""
+        rollout, seed = self.settings.rollout, self.settings.seed
+        return Scene(
+            tokenizer=self._tokenizer,
+            cap=self.sampler.longest(rollout.max_completion),
+            step=self.generation,
+            budget=lambda group: rollout.budget.of(seed, group.problem_id, group.step),
+            gather=self.ranks.gather,
+            states=self.reward_states or {},
+        )
+
     def _measure(self, *facts: Facts) -> dict[str, Any]:
         """Metrics of what all ranks sampled, of that after truncation, and of what is kept."""
         outcomes, sampled, kept = (merge(parts) for parts in zip(*self.ranks.gather(facts), strict=True))
-        return outcome_metrics(outcomes) | training_metrics(sampled, kept)
+        metrics = outcome_metrics(outcomes) | training_metrics(sampled, kept) | term_metrics(kept, self.terms)
+        if self.settings.reward.selection.name != "all":
+            metrics |= selected_metrics(kept)
+        return metrics | state_metrics(self.reward_states or {})
 
     def _on_all_ranks(self, group_ids: Sequence[int]) -> list[int]:
         """These groups of all ranks, in the order in which one rank alone would have them."""
         return sorted(number for ids in self.ranks.gather(group_ids) for number in ids)
-
-    def _roll_out(self, indices: Sequence[int], first_id: int = 0) -> list[Group]:
-        """Sample one group for each of this rank's share of these problems, and go on with those that were parked.
-
-        Returns the finished ones. Under ``rollout.park_after`` others wait in ``parked``, and where no rank has a
-        finished one, decoding goes on.
-        """
-        groups = [
-            prompt_group(first_id + number, self.problems[index].id, self.prompts[index])
-            for number, index in self.ranks.mine(indices)
-        ]
-        parked = [one for one in self.parked if not one.finished]
-        self.engine.sync(None, self.state.global_step)
-
-        def progress(decoded: int, finished: int) -> None:
-            if self.stop_requested:
-                raise Interrupted
-            if self.on_tokens is not None:
-                self.on_tokens(decoded, finished)
-
-        seed, cap, finished = self.settings.seed, self.settings.rollout.park_after, groups
-        while True:
-            try:
-                finished, parked = run_or_park(
-                    self.driver, self.engine, groups, seed=seed, step=self.generation, park_after=cap, parked=parked,
-                    progress=progress,
-                )  # fmt: skip
-            except Interrupted:
-                assert self.stop_requested
-            # A rank that had finished its rollouts when Ctrl-C came stops with the others.
-            if self.ranks.any(self.stop_requested):
-                self.stop_requested = True
-                raise Interrupted
-            if not cap or self.ranks.any(bool(finished)):
-                self.parked = parked
-                return finished
-            groups = []
-
-    def _pack(self, experience: Experience) -> list[list[PackedBatch]]:
-        """``updates_per_batch`` updates of whole groups each, gone through ``epochs`` times."""
-        optim, objective = self.settings.optim, self.settings.objective
-        with self._phase("pack"):
-            updates = []
-            everywhere = self._on_all_ranks([group.id for group in experience.groups])
-            for part in np.array_split(np.array(everywhere), optim.updates_per_batch):
-                chosen = experience.only(set(part.tolist()))
-                assert chosen.advantage_N is not None
-                rows = flatten(
-                    chosen.groups,
-                    chosen.advantage_N,
-                    normalizer=objective.normalizer,
-                    max_completion=self.settings.rollout.max_completion,
-                    keep_all=objective.touches_all_tokens,
-                    totals=sum(self.ranks.gather(totals_of(chosen.groups)), Totals()),
-                )
-                updates.append(to_packs(rows, optim.micro_batch_tokens))
-        forward = sum(len(pack) for packs in updates for pack in packs)
-        self._generation_metrics["tokens/forward"] = sum(self.ranks.gather(forward))
-        if objective.old == "recompute":
-            device = self.accelerator.device
-            with self._phase("old"), self.accelerator.autocast():
-                updates = [[with_old_log_probs(self.model, pack, device) for pack in packs] for packs in updates]
-        if objective.kl:
-            with self._phase("reference"):
-                updates = [[self._with_reference(pack) for pack in packs] for packs in updates]
-        return updates * optim.epochs
-
-    @torch.no_grad()
-    def _with_reference(self, pack: PackedBatch) -> PackedBatch:
-        model, adapter = self.ref_model, nullcontext()
-        if model is None:
-            # With PEFT the reference is the policy without its adapter.
-            model, adapter = self.model, self.accelerator.unwrap_model(self.model).disable_adapter()
-        with adapter, self.accelerator.autocast():
-            index_M, log_probs_M, _ = score(model, pack, self.accelerator.device)
-        ref_logp = np.full(len(pack), np.nan, np.float32)
-        ref_logp[index_M] = log_probs_M.float().cpu().numpy()
-        return replace(pack, ref_logp=ref_logp)
 
     # -- update ---------------------------------------------------------------------------------------------------
 
@@ -297,17 +255,18 @@ class LaconicTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: PackedBatch) -> Tensor:
         """The objective on one pack: every token's weights carry all normalisation, so packs simply add up."""
-        index_M, log_probs_M, entropy_M = score(model, inputs, self.accelerator.device)
+        index_M, scored = score_all(model, inputs, self.accelerator.device)
+        assert scored.log_probs is not None and scored.entropy is not None
         if self.on_policy:
-            self.trust.see(inputs, index_M, log_probs_M, self.engine.policy_version)
+            self.trust.see(inputs, index_M, scored.log_probs, self.engine.policy_version)
 
         def gather(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values[index_M]).to(self.accelerator.device)
 
         outputs = self.settings.objective(
             LossInputs(
-                log_probs_M=log_probs_M,
-                entropy_M=entropy_M,
+                log_probs_M=scored.log_probs,
+                entropy_M=scored.entropy,
                 old_logp_M=gather(inputs.old_logp),
                 ref_logp_M=gather(inputs.ref_logp),
                 w_pos_M=gather(inputs.w_pos),
@@ -316,6 +275,10 @@ class LaconicTrainer(GRPOTrainer):
                 w_ent_M=gather(inputs.w_ent),
                 w_nll_M=gather(inputs.w_nll),
                 engine_logp_M=gather(inputs.engine_logp),
+                row_M=gather(inputs.row),
+                value_M=scored.value,
+                old_value_M=None if inputs.value is None else gather(inputs.value),
+                return_M=None if inputs.returns is None else gather(inputs.returns),
             )
         )
         self._update_metrics.append({**outputs.metrics, "tokens/trained": len(index_M)})
@@ -348,6 +311,7 @@ class LaconicTrainer(GRPOTrainer):
         if "loss" in logs:  # not in the summary at the end of training
             packs = [pack for packs in self.ranks.gather(self._update_metrics) for pack in packs]
             logs = {"step": self.generation, **logs, **self._generation_metrics, **average_packs(packs)}
+            logs |= self.alarms.judge(logs, speak=self.ranks.first)
             logs |= {f"seconds/{phase}": seconds for phase, seconds in self.seconds.items()}
             self.seconds = {}  # a save that follows counts to the next generation
             if self.metrics_log is not None:
@@ -365,7 +329,10 @@ class LaconicTrainer(GRPOTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self.sampler.load_state_dict(read_sampler(Path(checkpoint)))
+            states = read_states(Path(checkpoint))
+            self.sampler.load_state_dict(states["sampler"])
+            self.reward_states = states["reward"]
+            self.alarms.load_state_dict(states["alarms"])
             self.parked = read_waiting(self, Path(checkpoint))
 
     def save_at_boundary(self) -> None:

@@ -19,6 +19,7 @@ def grpo_config(settings: Settings, run_dir: Path) -> GRPOConfig:
     optim, rollout = settings.optim, settings.rollout
     updates = optim.updates_per_batch * optim.epochs
     gpu = on_gpu()
+    generations = max(2, rollout.group_size)  # trl refuses 1; how many are sampled is the driver's business
     derived = dict(
         output_dir=str(run_dir / "trainer"),
         max_steps=settings.steps * updates,
@@ -28,9 +29,9 @@ def grpo_config(settings: Settings, run_dir: Path) -> GRPOConfig:
         weight_decay=optim.weight_decay,
         max_grad_norm=optim.max_grad_norm,
         gradient_checkpointing=optim.gradient_checkpointing,
-        per_device_train_batch_size=rollout.group_size,
+        per_device_train_batch_size=generations,
         gradient_accumulation_steps=1,
-        num_generations=rollout.group_size,
+        num_generations=generations,
         max_completion_length=rollout.max_completion,
         temperature=rollout.temperature,
         beta=settings.objective.kl,

@@ -17,20 +17,20 @@ hkust-nlp/Laser (verl/utils/reward_score/length_penalty.py).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from ...errors import ConfigError
-from .base import RewardRange, Scope, checked_group
+from .base import F64, Invariant, Responses, RewardRange, Scope, ShapingDefaults
 
 # Shapes: G responses of one prompt
 
 
 @dataclass(frozen=True)
-class KimiLength:
+class KimiLength(ShapingDefaults):
     """r = c + weight * len, where len falls from 0.5 for the shortest response of the group to -0.5 for the longest."""
 
     weight: float = 0.4
@@ -61,15 +61,21 @@ class KimiLength:
         half = 0.5 * self.weight
         return RewardRange(right=(1 - half, 1 + half), wrong=(-half if self.gate == "sign_split" else 0.0, 0.0))
 
-    def __call__(self, right_G: ArrayLike, length_G: ArrayLike) -> NDArray[np.float64]:
+    @property
+    def exceptions(self) -> Mapping[Invariant, str]:
+        if self.gate == "correct_only":
+            return {}
+        return {"all_wrong": "the published rule takes up to half the weight off wrong responses in the longer half"}
+
+    def __call__(self, responses: Responses) -> F64:
         """Rewards, float64 (G,)."""
-        right, length = checked_group(right_G, length_G)
-        lam_G = length_lambda(length, self.max_quantile)
+        right_G = responses.right_N
+        lam_G = length_lambda(responses.length_N, self.max_quantile)
         wrong_G = np.minimum(0.0, lam_G) if self.gate == "sign_split" else np.zeros_like(lam_G)
-        return right + self.weight * np.where(right, lam_G, wrong_G)
+        return right_G + self.weight * np.where(right_G, lam_G, wrong_G)
 
 
-def length_lambda(length_G: NDArray[np.float64], max_quantile: float = 1.0) -> NDArray[np.float64]:
+def length_lambda(length_G: F64, max_quantile: float = 1.0) -> F64:
     """lam, from 0.5 for the shortest to -0.5 for the longest; 0 for all if they are equally long. float64 (G,)."""
     longest = float(np.quantile(length_G, max_quantile))
     clipped_G = np.minimum(length_G, longest)

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from .base import Gate, RewardRange, Scope, checked_group
+from .base import F64, Gate, Responses, RewardRange, Scope, ShapingDefaults
 
 # Shapes: G responses of one prompt
 
 
 @dataclass(frozen=True)
-class NoShaping:
+class NoShaping(ShapingDefaults):
     """r = c: one for a right response, zero for any other."""
 
     name: ClassVar[str] = "none"
@@ -28,6 +27,6 @@ class NoShaping:
     def range(self) -> RewardRange:
         return RewardRange(right=(1.0, 1.0), wrong=(0.0, 0.0))
 
-    def __call__(self, right_G: ArrayLike, length_G: ArrayLike) -> NDArray[np.float64]:
+    def __call__(self, responses: Responses) -> F64:
         """Rewards, float64 (G,)."""
-        return checked_group(right_G, length_G)[0].astype(np.float64)
+        return responses.right_N.astype(np.float64)

@@ -49,8 +49,12 @@ def complete_state(model: nn.Module) -> dict[str, Tensor]:
         for name, module in model.named_modules()
         if hasattr(module, "base_layer") and hasattr(module, "get_delta_weight")
     }
+    # A critic, say: it is trained with the model and decodes nothing.
+    idle = [name for name, module in model.named_modules() if not getattr(module, "decodes", True)]
     plain: dict[str, Tensor] = {}
     for name, tensor in own.items():
+        if any(name.startswith(f"{module}.") for module in idle):
+            continue
         if any(name.startswith(f"{layer}.") and not name.startswith(f"{layer}.base_layer.") for layer in adapted):
             continue  # a matrix of the adapter itself
         plain[name.replace(".base_layer.", ".")] = tensor

@@ -33,6 +33,7 @@ from laconic.train.run_folder import claim_run_folder
 from laconic.train.saving import export
 from laconic.train.settings import Settings, as_dict, load_settings, to_yaml
 from laconic.train.trainer import LaconicTrainer
+from laconic.train.updates import updates_of
 
 GRPO = Path(__file__).resolve().parents[2] / "configs" / "methods" / "grpo.yaml"
 SMALL = (
@@ -115,7 +116,7 @@ def test_only_the_adapter_is_trained(trained: LaconicTrainer, random_model: Path
 def test_the_engine_samples_with_the_adapter_and_the_trainer_scores_with_it(trained: LaconicTrainer) -> None:
     experience = trained._collect()
     reported = np.concatenate([s.logp for group in experience.groups for s in group.segments[1:]])
-    packs = trained._pack(experience)[0]
+    packs = updates_of(trained, experience)[0]
     from laconic.train.forward import with_old_log_probs
 
     with_adapter = [with_old_log_probs(trained.model, pack, "cpu") for pack in packs]

@@ -9,7 +9,8 @@ import pytest
 from trl import GRPOConfig
 
 from laconic.errors import ConfigError
-from laconic.train.checks import check_settings, find_warnings
+from laconic.train.cautions import find_warnings
+from laconic.train.checks import check_settings
 from laconic.train.settings import load_settings
 from laconic.train.trl_keys import reason_refused
 
@@ -136,6 +137,51 @@ def test_dot_with_a_length_reward_and_an_idle_warm_up_are_warned_about():
     assert "length enters twice" in twice and "constant_with_warmup" in idle
 
 
+def test_a_weight_that_credit_would_cancel_is_warned_about_unless_something_keeps_it():
+    kept = [["reward.level=advantage"], ["reward.std_floor=0.1"], ["credit.name=rloo"]]
+    for overrides in ([], *kept):
+        found = find_warnings(load_settings(CONFIGS / "kimi_length.yaml", ["credit.name=grpo", *overrides]))
+        assert any("cancels" in line for line in found) == (not overrides), overrides
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["reward.weights=[0.5]"], "reward.weights is set, but reward.shaping none"),
+        (["reward.level=advantage"], "reward.level is set, but reward.shaping none"),
+        (["reward.dead_zone=8"], "reward.dead_zone is set, but reward.shaping none"),
+        (["reward.shaping.name=kimi_length", "reward.dead_zone=640"], "all right answers would count as equally long"),
+        (
+            ["credit.name=dr_grpo", "reward.std_floor=0.1"],
+            "reward.std_floor is 0.1, but credit dr_grpo does not divide",
+        ),
+        (["reward.selection.name=gfpo", "reward.selection.keep=16"], "it would keep all"),
+        (["reward.shaping={name: dler, cap: 640}"], "640"),
+    ],
+)
+def test_a_reward_setting_without_effect_is_refused(overrides, words):
+    assert words in refusal("grpo", *overrides)
+
+
+def test_what_a_shaping_breaks_is_warned_about_with_its_reason():
+    published = find_warnings(load_settings(CONFIGS / "kimi_length.yaml", ["reward.shaping.gate=sign_split"]))
+    assert len(published) == 1 and "a group without a right answer learns from lengths alone, since" in published[0]
+
+
+def test_weights_that_let_length_outvote_the_outcome_are_warned_about():
+    overrides = ["reward.shaping={name: kimi_length, weight: 1.0}", "credit.name=dr_grpo"]
+    assert not find_warnings(load_settings(CONFIGS / "grpo.yaml", [*overrides, "reward.weights=[1.5]"]))
+    (line,) = find_warnings(load_settings(CONFIGS / "grpo.yaml", [*overrides, "reward.weights=[2.5]"]))
+    assert "a right answer may score -0.25 and a wrong one 0" in line
+
+
+def test_a_shaping_that_learns_from_earlier_answers_needs_to_meet_problems_again():
+    overrides = ["reward.shaping.name=hapo", "credit.name=dr_grpo", "steps=10", "rollout.prompts_per_step=8"]
+    for count, met in ((81, False), (79, True)):
+        found = find_warnings(load_settings(CONFIGS / "grpo.yaml", [*overrides, f"task.count={count}"]))
+        assert any("meet none of" in line for line in found) != met
+
+
 @pytest.mark.parametrize(
     ("prompts", "updates", "words"),
     [
@@ -191,3 +237,29 @@ def test_an_adapter_that_cannot_work_is_refused_before_anything_is_loaded(overri
 def test_a_cache_bound_that_cannot_work_is_refused():
     assert "rollout.kv_gb is 0 but must be above 0" in refusal("grpo", "rollout.kv_gb=0")
     assert "is the server's; leave it out" in refusal("grpo", "rollout.kv_gb=2", "rollout.engine=vllm_server")
+
+
+@pytest.mark.parametrize("method", ["hgpo", "hapo", "o1_pruner", "adaptive_lagrangian", "s_grpo", "thinkprune", "dler"])
+def test_the_configuration_of_a_length_method_has_no_weight_that_credit_would_cancel(method):
+    assert not any("cancels" in line for line in find_warnings(load_settings(CONFIGS / f"{method}.yaml")))
+
+
+def test_other_credit_that_divides_by_a_deviation_cancels_weights_too():
+    found = find_warnings(load_settings(CONFIGS / "kimi_length.yaml", ["credit.name=tree_grpo"]))
+    assert any("credit tree_grpo divides" in line and "cancels" in line for line in found)
+
+
+@pytest.mark.parametrize(("second", "twice"), [("alp", True), ("laser_d", True), ("ngram_rep", False)])
+def test_two_prices_of_length_are_warned_about(second, twice):
+    settings = load_settings(CONFIGS / "kimi_length.yaml", [f"reward.more=[{{name: {second}}}]"])
+    words = f"kimi_length and {second} each reward short answers"
+    assert any(words in line for line in find_warnings(settings)) == twice
+
+
+@pytest.mark.parametrize(
+    ("credit", "lost"), [("{name: dr_grpo}", True), ("{name: reinforce_pp, baseline: none}", False)]
+)
+def test_a_reference_accuracy_that_credit_would_cancel_is_warned_about(credit, lost):
+    overrides = ["reward.shaping.reference=samples.parquet", f"credit={credit}"]
+    found = find_warnings(load_settings(CONFIGS / "adaptthink.yaml", overrides))
+    assert any("the reference has no effect" in line for line in found) == lost

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 from laconic.errors import ConfigError
-from laconic.train.methods import METHODS, STAGES, as_dict, find, method_class, print_method, print_table
+from laconic.train import methods
+from laconic.train.methods import (
+    METHODS,
+    STAGES,
+    as_dict,
+    find,
+    measured,
+    method_class,
+    print_method,
+    print_table,
+)
 from laconic.train.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +59,32 @@ def test_the_table_lists_every_method_once(capsys):
     assert all(method.id in printed for method in METHODS)
     assert len({method.id for method in METHODS}) == len(METHODS)
     assert {method.stage for method in METHODS} <= set(STAGES)
+
+
+@ids
+def test_the_test_of_a_method_names_it(method):
+    text = (ROOT / method.test).read_text(encoding="utf-8")
+    assert method.id in text or method_class(method).__name__ in text
+
+
+def test_what_was_measured_stands_beside_a_method(monkeypatch, tmp_path, capsys):
+    results = [{"token_ratio": ratio, "accuracy_change": 0.02} for ratio in (0.3, 0.4)]
+    for seed, result in enumerate(results, 1):
+        (tmp_path / f"dot-{seed}.json").write_text(json.dumps(result))
+    monkeypatch.setattr(methods, "RESULTS", tmp_path)
+    assert measured(find("dot")) == ("x0.35", "+2.0") and measured(find("grpo")) == ("", "")
+    assert as_dict(find("dot"))["results"] == results
+    print_method(find("dot"))
+    assert "tokens x0.35, accuracy +2.0 points" in capsys.readouterr().out
+
+
+def test_a_class_of_the_users_is_shown_like_a_method(capsys):
+    method = find("laconic.rewards.shaping.alp:Alp")
+    print_method(method)
+    printed = capsys.readouterr().out
+    assert method.status == "yours" and "beta: " in printed and "Source" in printed and "traps" not in printed
+    with pytest.raises(ConfigError, match="cannot import"):
+        find("no_such_module:Alp")
 
 
 def test_every_configuration_of_a_method_is_listed():

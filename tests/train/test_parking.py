@@ -18,6 +18,7 @@ from laconic.train.metrics_log import read_metrics
 from laconic.train.parking import read_waiting
 from laconic.train.ranks import Ranks
 from laconic.train.trainer import LaconicTrainer
+from laconic.train.updates import updates_of
 
 PARKING = ("rollout.max_completion=20", "rollout.park_after=5", "optim.max_grad_norm=1", "steps=6")
 
@@ -72,13 +73,14 @@ def test_every_group_that_is_begun_is_trained_once_or_waits(make: Train) -> None
     assert log[-1]["tokens/off_policy"] == pytest.approx(older / trained)
 
 
-def test_old_tokens_keep_the_log_probs_of_the_policy_that_decoded_them(make: Train) -> None:
+def test_old_tokens_keep_the_log_probs_of_the_policy_that_decoded_them(
+    make: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = make("steps=3")
     old: list[tuple[float, bool]] = []
-    pack = trainer._pack
 
-    def checked(experience: Any) -> Any:
-        packs = pack(experience)
+    def checked(trainer: Any, experience: Any) -> Any:
+        packs = updates_of(trainer, experience)
         for one in (one for update in packs for one in update):
             index_M, log_probs_M, _ = score(trainer.model, one, "cpu")
             difference_M = np.abs(log_probs_M.detach().numpy() - one.old_logp[index_M])
@@ -87,7 +89,7 @@ def test_old_tokens_keep_the_log_probs_of_the_policy_that_decoded_them(make: Tra
             old.extend((float(d), versions[int(i)] < newest) for d, i in zip(difference_M, index_M, strict=True))
         return packs
 
-    trainer._pack = checked  # type: ignore[method-assign]
+    monkeypatch.setattr("laconic.train.trainer.updates_of", checked)
     trainer.train()
     assert max(d for d, older in old if not older) < 1e-4, "the newest tokens were decoded under today's weights"
     assert np.mean([d for d, older in old if older]) > 1e-3, "the others were not, and are not scored again"

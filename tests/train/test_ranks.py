@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from types import SimpleNamespace
@@ -12,8 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laconic.errors import ConfigError
-from laconic.train.ranks import Ranks
+from laconic.errors import ConfigError, RunError
+from laconic.train.ranks import Ranks, refuse_broken_builds
 from laconic.train.saving import check_layout
 
 
@@ -45,6 +47,17 @@ def test_ranks_wait_for_the_longest_answer_and_for_a_large_save(monkeypatch: pyt
     assert Ranks.join() == Ranks(2, 1)
     # Without one it is torch's: ten minutes between GPUs, after which NCCL ends the run.
     assert given["timeout"] >= timedelta(hours=1)
+
+
+def test_the_lock_of_a_killed_build_is_named_and_not_waited_for(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    lock = tmp_path / "py311_cpu" / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    refuse_broken_builds()  # a build that may still be going on
+    os.utime(lock, (time.time() - 3600,) * 2)
+    with pytest.raises(RunError, match=f"{lock} is 60 minutes old: .* rm {lock}"):
+        refuse_broken_builds()
 
 
 def test_what_the_first_rank_cannot_do_is_raised() -> None:

@@ -70,8 +70,8 @@ def experience() -> Experience:
         (branching_group(),),
         (Judgement(Verdict.RIGHT, "7"), Judgement(Verdict.TRUNCATED)),
         np.array([False, False]),
-        np.array([1.0, 0.0]),
-        np.array([0.5, -0.5]),
+        reward_N=np.array([1.0, 0.0]),
+        advantage_N=np.array([0.5, -0.5]),
     )
 
 
@@ -129,7 +129,7 @@ def test_the_rows_in_the_log_are_those_that_are_trained(seed: int, tmp_path: Pat
 
 
 def test_a_step_whose_groups_were_all_filtered_out_is_an_empty_table(tmp_path: Path) -> None:
-    empty = Experience((), (), np.zeros(0, bool), np.zeros(0), np.zeros(0))
+    empty = Experience((), (), np.zeros(0, bool), reward_N=np.zeros(0), advantage_N=np.zeros(0))
     path = write_rollouts(tmp_path, 1, empty, PROBLEMS, Letters())  # type: ignore[arg-type]
     assert read(path) == [] and pq.read_schema(path).equals(SCHEMA)
 
@@ -239,7 +239,8 @@ def test_a_training_step_is_read_back_with_what_became_of_each_leaf(tmp_path: Pa
 
 def test_only_the_last_leaf_of_a_rollout_was_judged_in_training(tmp_path: Path) -> None:
     group = branching_group().replace(rollouts=(Rollout((1, 0)),))
-    once = Experience((group,), (Judgement(Verdict.RIGHT, "7"),), np.array([False]), np.array([1.0]), np.array([0.5]))
+    given = {"reward_N": np.array([1.0]), "advantage_N": np.array([0.5])}
+    once = Experience((group,), (Judgement(Verdict.RIGHT, "7"),), np.array([False]), **given)
     rows = read(write_rollouts(tmp_path, 1, once, PROBLEMS, Letters()))  # type: ignore[arg-type]
     assert [(row["leaf"], row["verdict"], row["reward"]) for row in rows] == [(1, None, 1.0), (0, "right", 1.0)]
 

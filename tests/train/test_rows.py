@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import numpy as np
@@ -73,8 +73,16 @@ def test_a_rollout_of_several_rows_weighs_as_much_as_one_of_a_single_row():
     # token means would give a loss of -1/3.
     group = answers([4, 2, 2], rollouts=[(0, 1), (2,)])
     rows = flatten([group], [1.0, -1.0], normalizer="row_mean", max_completion=100)
-    losses = [-row.weight * row.advantage * row.trained.sum() for row in rows]
+    losses = [-row.weight * row.advantage[0] * row.trained.sum() for row in rows]
     np.testing.assert_allclose([losses[0] + losses[1], losses[2]], [-0.5, 0.5], rtol=1e-12)
+
+
+def test_worked_terms_of_a_trace_of_three_chunks_beside_one_of_a_single_chunk():
+    # Each token weighs 1 / (2 L), with L = 8 and 2: as a mean over four rows, terms of 1, .5, .5 and 2.
+    rows = flatten([answers([4, 2, 2, 2], rollouts=[(0, 1, 2), (3,)])], [1, 1], normalizer="row_mean", max_completion=9)
+    terms = [row.weight * row.trained.sum() for row in rows]
+    np.testing.assert_allclose(np.multiply(terms, len(rows)), [1, 0.5, 0.5, 2], rtol=1e-12)
+    assert sum(terms) == pytest.approx(1)
 
 
 def test_a_rollout_of_chunks_trains_each_token_once_with_its_own_length():
@@ -134,7 +142,7 @@ def test_packs_hold_every_row_once_within_the_budget(case):
             assert pack.pred[start:stop].tolist() == [-1, *range(start, stop - 1)]
             assert set(pack.sub_end[start:stop]) == {stop}
     total = sum(float(np.sum(pack.w_pos, dtype=np.float64) + np.sum(pack.w_neg, dtype=np.float64)) for pack in packs)
-    assert total == pytest.approx(sum(r.weight * r.advantage * r.trained.sum() for r in rows), abs=1e-5)
+    assert total == pytest.approx(sum(r.weight * r.advantage[0] * r.trained.sum() for r in rows), abs=1e-5)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -199,7 +207,7 @@ def test_rows_train_what_the_calls_sampled_each_token_once_in_the_context_it_was
         for place in np.flatnonzero(row.trained):
             context = tuple(row.ids[:place].tolist())
             token = (int(row.ids[place]), float(row.old_logp[place]), int(row.policy_version[place]))
-            found.append((row.advantage, row.weight, context, *token))
+            found.append((row.advantage[0], row.weight, context, *token))
     wanted = []
     for number, rollout in enumerate(group.rollouts):
         used: set[tuple[int, int]] = set()
@@ -221,6 +229,47 @@ def test_random_groups_have_cuts_at_length_zero_and_rollouts_of_several_rows():
     groups = [random_group(random.Random(seed)) for seed in range(200)]
     zero = [s for group in groups for s in group.segments[1:] if s.parent and not s.parent_off]
     assert len(zero) > 50 and sum(len(r.leaves) > 1 for group in groups for r in group.rollouts) > 50
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.integers(0, 10**9), st.sampled_from(NORMALIZERS), st.booleans())
+def test_tokens_that_share_an_advantage_are_trained_bit_for_bit_as_their_rollout_would_be(seed, normalizer, keep_all):
+    rng = random.Random(seed)
+    group = random_group(rng)
+    advantage = [rng.choice([0.0, -1.5, 0.1, 1 / 3, rng.gauss(0, 1)]) for _ in group.rollouts]
+    tokens = [
+        {segment: np.full(len(group.segments[segment]), value) for segment in group.trained(rollout)}
+        for rollout, value in zip(group.rollouts, advantage, strict=True)
+    ]
+    options = dict(normalizer=normalizer, max_completion=9, keep_all=keep_all)
+    packs = [to_packs(flatten([group], advantage, **options, **more), 40) for more in ({}, {"token_advantage": tokens})]
+    assert len(packs[0]) == len(packs[1])
+    for scalar, by_token in zip(*packs, strict=True):
+        for field in (f.name for f in fields(scalar) if getattr(scalar, f.name) is not None):
+            np.testing.assert_array_equal(getattr(scalar, field), getattr(by_token, field), strict=True)
+
+
+def test_each_token_gets_its_own_advantage_and_a_row_without_any_is_left_out():
+    group = answers([3, 2, 4])
+    tokens = [{1: np.array([1.0, 0.0, -2.0])}, {2: np.zeros(2)}, {3: np.array([0, 0, 0, 0.5])}]
+    rows = flatten([group], [-1 / 3, 0, 0.125], normalizer="token_mean", max_completion=9, token_advantage=tokens)
+    assert [row.advantage.tolist() for row in rows] == [[0, 0, 1, 0, -2], [0, 0, 0, 0, 0, 0.5]]
+    (pack,) = to_packs(rows, 100)
+    np.testing.assert_allclose(pack.w_pos, np.array([0, 0, 0, 0, 0, 0.5, 0, 0, 1, 0, 0]) / 9)
+    np.testing.assert_allclose(pack.w_neg, np.array([0] * 10 + [-2]) / 9)
+    assert (pack.w_kl > 0).sum() == 7, "the other terms act on every trained token of a row that is kept"
+
+
+@pytest.mark.parametrize("tokens", [{}, {1: np.zeros(2)}, {1: np.array([0, np.nan, 0])}])
+def test_advantages_of_tokens_that_do_not_fit_the_segments_are_refused(tokens):
+    with pytest.raises(DataError, match="the advantages of segment 1 are not 3 finite numbers"):
+        flatten([answers([3])], [1.0], normalizer="row_mean", max_completion=9, token_advantage=[tokens])
+
+
+def test_a_rollout_that_is_imitated_is_kept_without_an_advantage():
+    (row,) = flatten([answers([3, 2])], [0.0, 0.0], normalizer="row_mean", max_completion=9, nll_N=[0.25, 0])
+    (pack,) = to_packs([row], 100)
+    assert pack.w_nll.tolist() == [0, 0, 0.25, 0.25, 0.25] and not pack.w_pos.any() and pack.scored.sum() == 3
 
 
 @pytest.mark.parametrize("advantage", [[1.0], [1.0, np.nan], [[1.0, 2.0]]])

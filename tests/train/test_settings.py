@@ -86,7 +86,7 @@ def test_a_packaged_configuration_is_found_from_any_folder(tmp_path, monkeypatch
         ("task.names=[chian]", ["'chian'", "chain, search"]),
         ("task.columns={question: q}", ["'question'", "fields: prompt"]),
         ("task.template=hello", ["{prompt}"]),
-        ("credit.name=ppo", ["credit", "'ppo'", "dr_grpo, grpo, rloo"]),
+        ("credit.name=ppo", ["credit", "'ppo'", "dr_grpo, grpo", "rloo"]),
     ],
 )
 def test_a_wrong_override_is_refused_with_the_nearest_known_key(override, words):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laconic.errors import ConfigError
-from laconic.train.settings_io import apply_override, build, choice, dump, field_docs, read_yaml
+from laconic.train.settings_io import apply_override, build, choice, choices, dump, field_docs, read_yaml
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Root:
     model: str
     inner: Inner = field(default_factory=Inner)
     cut: Any = choice(CUTS, "none")
+    cuts: Any = choices(CUTS)
 
 
 def refused(tree: dict[str, Any]) -> str:
@@ -198,3 +199,27 @@ def test_what_is_written_reads_back_equal(root):
     assert build(Root, dump(root)) == root
     written = yaml.safe_dump(dump(root), sort_keys=False, allow_unicode=True)
     assert build(Root, yaml.safe_load(written)) == root
+
+
+def test_a_list_of_named_sections_is_read_and_reads_back_equal() -> None:
+    tree = {"model": "m", "cuts": [{"name": "cut", "alpha": 2}, "none", {"name": "cut"}]}
+    root = build(Root, tree)
+    assert root.cuts == (Cut(alpha=2.0), Plain(), Cut())
+    plain, default = {"name": "none"}, {"name": "cut", "alpha": 3.0, "margin": 32}
+    assert dump(root)["cuts"] == [{**default, "alpha": 2.0}, plain, default]
+    assert build(Root, yaml.safe_load(yaml.safe_dump(dump(root)))) == root
+    assert build(Root, {"model": "m"}).cuts == ()
+
+
+@pytest.mark.parametrize(
+    ("cuts", "words"),
+    [
+        ("cut", ["cuts must be a list", "'cut'"]),
+        ([{"alpha": 2}], ["cuts[0] has no name", "cut, none"]),
+        ([{"name": "cut"}, {"name": "cat"}], ["cuts[1]", "'cat'", "did you mean 'cut'"]),
+        ([{"name": "cut", "alfa": 2}], ["cuts[0].alfa", "alpha"]),
+    ],
+)
+def test_what_is_wrong_in_a_list_of_sections_is_named_with_its_place(cuts: Any, words: list[str]) -> None:
+    message = refused({"model": "m", "cuts": cuts})
+    assert all(word in message for word in words), message

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from laconic.errors import ConfigError, DataError, RunError
 from laconic.rewards.verdict import Item, Judgement, Verdict
+from laconic.train import updates
 from laconic.train.checkpoint import find_defect, latest_checkpoint, step_of
 from laconic.train.forward import score
 from laconic.train.hub.trained_run import check_up_to_date
@@ -28,6 +29,7 @@ from laconic.train.objectives import Clip, LossInputs, LossOutputs
 from laconic.train.saving import export
 from laconic.train.thinker.tokenizer import build_tokenizer
 from laconic.train.trainer import LaconicTrainer
+from laconic.train.updates import updates_of
 
 
 def nothing_is_right(items: Sequence[Item]) -> list[Judgement]:
@@ -38,15 +40,17 @@ def first_line(trainer: LaconicTrainer) -> dict[str, Any]:
     return read_metrics(trainer.run_dir / "metrics.jsonl")[0]
 
 
-def test_loss_and_gradient_of_an_update_do_not_depend_on_the_size_of_packs(make: Train) -> None:
-    found = []
+def test_loss_and_gradient_of_an_update_do_not_depend_on_the_size_of_packs(
+    make: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, packs = [], []
+    monkeypatch.setattr(
+        "laconic.train.trainer.updates_of", lambda *known: packs.append(updates_of(*known)) or packs[-1]
+    )
     for tokens in (1, 100_000):
         trainer = make("grpo", f"optim.micro_batch_tokens={tokens}", folder=str(tokens))
-        packs = []
-        pack = trainer._pack
-        trainer._pack = lambda experience, pack=pack, packs=packs: packs.append(pack(experience)) or packs[-1]
         trainer.train()
-        found.append((len(packs[0][0]), first_line(trainer), weights(trainer)))
+        found.append((len(packs[-1][0]), first_line(trainer), weights(trainer)))
     (many, one_line, one), (few, other_line, other) = found
     assert many > 4 and few == 1
     assert one_line["grad_norm"] > 1e-3
@@ -131,11 +135,11 @@ def test_a_loss_or_gradient_that_is_no_number_stops_the_run_before_the_optimizer
     assert equal(weights(trainer), saved.state_dict())
 
 
-def test_the_reference_starts_as_the_policy_itself(make: Train) -> None:
+def test_the_reference_starts_as_the_policy_itself(make: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make("grpo", "objective.kl=0.1", "optim.updates_per_batch=2")
     references = []
-    reference = trainer._with_reference
-    trainer._with_reference = lambda pack: references.append(reference(pack)) or references[-1]
+    score = updates._with_reference
+    monkeypatch.setattr(updates, "_with_reference", lambda *given: references.append(score(*given)) or references[-1])
     trainer.train()
     averages = trainer._update_metrics
     assert trainer.ref_model is not None and trainer.ref_model is not trainer.model
@@ -155,9 +159,9 @@ def test_the_trainer_scores_what_the_engine_sampled_at_its_temperature(make: Tra
     experience = trainer._collect()
     reported = np.concatenate([s.logp for group in experience.groups for s in group.segments[1:]])
     assert np.isfinite(reported).all() and reported.min() < -2
-    recomputed = trainer._pack(experience)[0]
+    recomputed = updates_of(trainer, experience)[0]
     trainer.settings = replace(trainer.settings, objective=Clip(old="engine"))
-    for ours, engine in zip(recomputed, trainer._pack(experience)[0], strict=True):
+    for ours, engine in zip(recomputed, updates_of(trainer, experience)[0], strict=True):
         scored = ours.scored
         assert scored.sum() > 10
         np.testing.assert_allclose(ours.old_logp[scored], engine.old_logp[scored], atol=1e-4)
@@ -167,9 +171,8 @@ def test_the_trainer_scores_what_the_engine_sampled_at_its_temperature(make: Tra
 
 def test_pds_samples_more_prompts_and_trains_on_no_more_than_wanted(make: Train) -> None:
     trainer = make("pds", "steps=3", "sampler.initial_factor=2", "truncation.name=none")
-    kept = []
-    pack = trainer._pack
-    trainer._pack = lambda experience: kept.append(experience) or pack(experience)
+    kept, collect = [], trainer._collect
+    trainer._collect = lambda: kept.append(collect()) or kept[-1]
     trainer.train()
     lines = read_metrics(trainer.run_dir / "metrics.jsonl")
     assert lines[0]["groups/sampled"] == 8
@@ -213,7 +216,11 @@ def test_two_runs_with_one_seed_are_equal_bit_by_bit_and_other_seeds_are_not(mak
 
 
 def test_a_run_saved_resumed_and_saved_again_is_equal_to_one_in_one_go(make: Train) -> None:
-    method = ("pds", "truncation.name=none", "steps=4", "optim.schedule=linear", "optim.updates_per_batch=2")
+    method = (
+        "pds", "truncation.name=none", "steps=4", "optim.schedule=linear", "optim.updates_per_batch=2",
+        "reward.shaping={name: short_rl, accuracy_tolerance: 1.0}", "credit.name=dr_grpo",
+        "reward.selection={name: gfpo, keep: 2, adaptive: true, warm: 1, keep_by_quartile: [3, 3, 2, 2]}",
+    )  # fmt: skip
     alone = make(*method, folder="alone")
     alone.train()
     for until in (1, 2, 4):
@@ -242,6 +249,8 @@ def test_a_run_saved_resumed_and_saved_again_is_equal_to_one_in_one_go(make: Tra
     assert [[line[key] for key in keys] for line in logs[0]] == [[line[key] for key in keys] for line in logs[1]]
     state = json.loads((checkpoints[-1] / "laconic_state.json").read_text())
     assert state["sampler"] == alone.sampler.state_dict()
+    assert state["reward"] == alone.reward_states and state["reward"].keys() == {"reward.shaping", "reward.selection"}
+    assert state["alarms"] == alone.alarms.state_dict()
 
 
 def test_the_exported_model_is_the_trained_one(make: Train) -> None:

@@ -1,5 +1,7 @@
 """Two processes under ``accelerate launch`` do what one does: the same rollouts, loss, gradients and metrics.
 
+The shaping and the credit look at the generation of all ranks, and the shaping remembers the best accuracy so far.
+
 AdamW with an epsilon of 1 moves every weight by about the learning rate times its gradient, so weights after an update
 compare gradients; with the usual epsilon they would compare signs.
 """
@@ -31,6 +33,8 @@ SETTINGS = (
     "rollout.group_size=4",
     "rollout.max_completion=160",
     "truncation.alpha=0.5",
+    "reward.shaping={name: short_rl, tolerance: 5, accuracy_tolerance: 1.0}",
+    "credit.name=reinforce_pp",
     "objective.kl=0.01",
     f"optim.lr={LR}",
     "optim.micro_batch_tokens=1000",

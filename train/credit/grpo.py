@@ -1,6 +1,6 @@
 """`grpo`: the reward's z-score within its group.
 
-    A_i = (r_i - mean_g) / (std_g + epsilon)        std_g with ddof 1
+    A_i = (r_i - mean_g) / (max(std_g, std_floor) + epsilon)        std_g with ddof 1, std_floor = reward.std_floor
 
 A group of equal rewards, a group of one included, gets A = 0. The division cancels the scale of the reward: in groups
 of right answers only, the weight of a length term has no effect.
@@ -10,7 +10,7 @@ Source: DeepSeekMath, arXiv 2402.03300; epsilon and ddof as in trl 1.16 (scale_r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -28,6 +28,8 @@ class Grpo:
 
     epsilon: float = 1e-4
     """Added to the standard deviation."""
+    std_floor: float = field(default=0.0, metadata={"shared": True})
+    """Least standard deviation to divide by, before epsilon is added: ``reward.std_floor``."""
 
     name: ClassVar[str] = "grpo"
 
@@ -38,4 +40,4 @@ class Grpo:
     def __call__(self, reward_N: ArrayLike, group_N: ArrayLike) -> NDArray[np.float64]:
         """Advantages, float64 (N,); 0 where the reward is NaN."""
         stats = GroupStats.of(reward_N, group_N)
-        return stats.deviation_N / (stats.std_N + self.epsilon)
+        return stats.deviation_N / (np.maximum(stats.std_N, self.std_floor) + self.epsilon)

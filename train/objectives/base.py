@@ -59,6 +59,14 @@ class LossInputs:
     w_nll_M: Tensor
     engine_logp_M: Tensor | None = None
     """Under the engine's distribution; None or NaN where there is nothing to correct. Only read with a correction."""
+    row_M: Tensor | None = None
+    """Which row of the pack each token belongs to, int64. Only read by losses with ``packs: rows``."""
+    value_M: Tensor | None = None
+    """Estimated return before the token, with gradient; None without a value head."""
+    old_value_M: Tensor | None = None
+    """The same before the first update of the generation."""
+    return_M: Tensor | None = None
+    """What the value learns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +128,6 @@ def check_importance_cap(cap: float) -> None:
             f"objective.importance_cap is {cap:g} but must be at least 1, the weight of a token on which engine and "
             "trainer agree; the usual value is 2, and objective.importance=none switches the correction off"
         )
-
-
-def k3(log_probs_M: Tensor, other_M: Tensor) -> Tensor:
-    """Estimate of KL(pi || other) per token drawn from pi: e^d - d - 1 with d = log other - log pi; never negative."""
-    difference_M = (other_M - log_probs_M).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return difference_M.exp() - difference_M - 1
 
 
 def common_metrics(inputs: LossInputs, ratio_M: Tensor) -> dict[str, Tensor]:

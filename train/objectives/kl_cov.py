@@ -1,6 +1,6 @@
 """`kl_cov`: policy gradient without clipping, with a penalty on the few tokens that would collapse the entropy.
 
-Over the M trained tokens of a pack, with A_j the advantage of token j's row:
+Over the M trained tokens of a pack, with A_j the advantage of token j:
 
     cov_j  = (A_j - mean A) * (log pi_j - mean log pi)              detached
     K      = max(1, floor(M * ratio)) tokens with the largest cov
@@ -25,46 +25,23 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
-from ..rows import Normalizer
-from .base import (
-    Importance,
-    LossInputs,
-    LossOutputs,
-    Old,
-    check_importance_cap,
-    common_metrics,
-    correction,
-    correction_metrics,
-    k3,
-    log_ratio,
-    to_floats,
-)
+from .base import LossInputs, LossOutputs, log_ratio
+from .policy import PolicyLoss, PolicyTerm
 
 # Shapes: M scored tokens of the pack, K penalised tokens
 
 
 @dataclass(frozen=True)
-class KlCov:
+class KlCov(PolicyLoss):
     """Ratio times advantage, and |log pi - log pi_old| on the tokens of highest covariance."""
 
     ratio: float = 0.002
     """Share of tokens that are penalised, at least one per pack."""
     coef: float = 1.0
     """Weight of the penalty."""
-    normalizer: Normalizer = "row_mean"
-    """What a row is divided by: its own length, the tokens of the update, or a constant."""
-    kl: float = 0.0
-    """Weight of the KL divergence to the reference model (beta); 0 loads no reference."""
-    old: Old = "engine"
-    """Log-probs of the sampling policy: ``engine`` as reported while sampling, ``recompute`` scored by the trainer."""
-    importance: Importance = "token"
-    """With ``old: recompute``, weight tokens by trainer over engine probability; ``none`` leaves the difference."""
-    importance_cap: float = 2.0
-    """Largest such weight."""
 
     name: ClassVar[str] = "kl_cov"
     packs: ClassVar[Literal["exact", "rows"]] = "rows"
-    touches_all_tokens: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
@@ -72,11 +49,13 @@ class KlCov:
                 f"objective.ratio is {self.ratio:g} but is a share of tokens, above 0 and at most 1; the usual value "
                 "is 0.002"
             )
-        if not self.coef >= 0 or not self.kl >= 0:
-            raise ConfigError(
-                f"objective.coef is {self.coef:g} and objective.kl is {self.kl:g}, but both must be 0 or more"
-            )
-        check_importance_cap(self.importance_cap)
+        if not self.coef >= 0:
+            raise ConfigError(f"objective.coef is {self.coef:g} but must be 0 or more; DOT uses 1")
+        super().__post_init__()
+
+    @property
+    def touches_all_tokens(self) -> bool:
+        return True
 
     def check(self, updates_per_batch: int, epochs: int) -> None:
         """Raise ``ConfigError`` where the penalty could have no effect."""
@@ -87,30 +66,28 @@ class KlCov:
                 "optim.updates_per_batch, or use objective.name=clip"
             )
 
+    def policy_term(self, inputs: LossInputs) -> PolicyTerm:
+        ratio_M = log_ratio(inputs).exp()
+        return PolicyTerm((inputs.w_pos_M + inputs.w_neg_M) * ratio_M, ratio_M, {})
+
     def __call__(self, inputs: LossInputs) -> LossOutputs:
-        log_ratio_M = log_ratio(inputs)
-        ratio_M = log_ratio_M.exp()
-        policy_M = (inputs.w_pos_M + inputs.w_neg_M) * ratio_M
-        weight_M = correction(inputs, self.old, self.importance, self.importance_cap)
-        if weight_M is not None:
-            policy_M = policy_M * weight_M
-        loss_M = -policy_M - inputs.w_nll_M * inputs.log_probs_M
+        outputs = super().__call__(inputs)
         chosen_K = self.highest_covariance(inputs)
-        penalty_K = log_ratio_M[chosen_K].abs()
-        loss = loss_M.sum() + self.coef * (inputs.w_kl_M[chosen_K] * penalty_K).sum()
-        metrics = common_metrics(inputs, ratio_M) | correction_metrics(weight_M, self.importance_cap)
-        metrics["policy/kl_cov_penalty"] = penalty_K.detach().sum() / max(1, len(chosen_K))
-        if self.kl:
-            kl_M = k3(inputs.log_probs_M, inputs.ref_logp_M)
-            loss = loss + self.kl * (inputs.w_kl_M * kl_M * ratio_M).sum()
-            metrics["policy/kl_reference"] = kl_M.detach().sum() / max(1, len(kl_M))
-        return LossOutputs(loss, to_floats(metrics))
+        penalty_K = log_ratio(inputs)[chosen_K].abs()
+        loss = outputs.loss + self.coef * (inputs.w_kl_M[chosen_K] * penalty_K).sum()
+        mean = float(penalty_K.detach().sum()) / max(1, len(chosen_K))
+        return LossOutputs(loss, outputs.metrics | {"policy/kl_cov_penalty": mean})
 
     def highest_covariance(self, inputs: LossInputs) -> Tensor:
         """Indices of the penalised tokens, int64 (K,)."""
-        log_probs_M = inputs.log_probs_M.detach()
-        # w_kl is the weight of the token's only row, so this is the row's advantage.
-        advantage_M = (inputs.w_pos_M + inputs.w_neg_M) / inputs.w_kl_M
-        covariance_M = (advantage_M - advantage_M.mean()) * (log_probs_M - log_probs_M.mean())
-        count = min(len(log_probs_M), max(1, int(len(log_probs_M) * self.ratio)))
+        covariance_M = covariance(inputs)
+        count = min(len(covariance_M), max(1, int(len(covariance_M) * self.ratio)))
         return torch.topk(covariance_M, count).indices
+
+
+def covariance(inputs: LossInputs) -> Tensor:
+    """Each token's share in the covariance of advantage and log-prob over the pack, constant (M,)."""
+    log_probs_M = inputs.log_probs_M.detach()
+    # w_kl is the weight of the token's only row, so this is its advantage without the weight.
+    advantage_M = (inputs.w_pos_M + inputs.w_neg_M) / inputs.w_kl_M
+    return (advantage_M - advantage_M.mean()) * (log_probs_M - log_probs_M.mean())

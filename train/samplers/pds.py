@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import ConfigError
-from .base import EpochOrder, Filter
+from .base import Filter, SamplerDefaults
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,30 @@ class Pds:
                 f"{self.max_factor:g} must rise in this order from 1 on; the paper's values are 1.2, 1.5 and 5"
             )
 
+    def check(self, settings: Any) -> None:
+        """Raise ``ConfigError`` where there is nothing to predict."""
+        if self.filter == "none":
+            raise ConfigError(
+                "sampler pds asks for more prompts so that enough groups pass the filter, but sampler.filter is none "
+                "and every group passes; set sampler.filter=signal, or sampler.name=uniform"
+            )
+
+    def most_prompts(self, batch: int) -> int:
+        """The most prompts a step samples."""
+        return int(batch * self.max_factor)
+
     def build(self, problems: int, seed: int) -> PdsSampler:
         """A sampler over ``problems`` problems, at its start."""
         return PdsSampler(self, problems, seed)
 
 
-class PdsSampler:
+class PdsSampler(SamplerDefaults):
     """See ``Pds``."""
 
     def __init__(self, settings: Pds, problems: int, seed: int) -> None:
+        super().__init__(problems, seed)
         self.settings = settings
-        self._order = EpochOrder(problems, seed)
         self._rates: deque[float] = deque(maxlen=settings.window)
-
-    def draw(self, count: int) -> list[int]:
-        return self._order.draw(count)
 
     @property
     def factor(self) -> float:
@@ -88,8 +97,8 @@ class PdsSampler:
         self._rates.append(passed / sampled)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self._order.state_dict(), "rates": list(self._rates)}
+        return {**super().state_dict(), "rates": list(self._rates)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._order.load_state_dict(state)
+        super().load_state_dict(state)
         self._rates = deque(state["rates"], maxlen=self.settings.window)

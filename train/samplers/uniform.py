@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from .base import EpochOrder, Filter
+from .base import Filter, SamplerDefaults
 
 
 @dataclass(frozen=True)
@@ -22,23 +22,5 @@ class Uniform:
         return UniformSampler(problems, seed)
 
 
-class UniformSampler:
-    """See ``Uniform``."""
-
-    def __init__(self, problems: int, seed: int) -> None:
-        self._order = EpochOrder(problems, seed)
-
-    def draw(self, count: int) -> list[int]:
-        return self._order.draw(count)
-
-    def to_sample(self, batch: int) -> int:
-        return batch
-
-    def record(self, passed: int, sampled: int) -> None:
-        """Nothing follows from it here."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._order.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._order.load_state_dict(state)
+class UniformSampler(SamplerDefaults):
+    """See ``Uniform``: all of it is in the defaults."""

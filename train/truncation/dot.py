@@ -11,8 +11,9 @@ In a group whose share of right answers is at least ``success_threshold``:
 The verifier then judges what is left. Usually the final answer is gone, the reward falls to 0 and the kept tokens get
 the group's negative advantage; nothing else changes in the update, and the log-probs of the kept prefix stay valid.
 
-Lengths are trained tokens. One outlier among G answers has a z-score of at most (G - 1) / sqrt(G), so a small group
-never cuts anything: ``Dot.check`` refuses it.
+Lengths are trained tokens, in a tree those of whole paths. A cut that falls into a beginning which other answers share
+shortens the one answer only; the others keep their text. One outlier among G answers has a z-score of at most
+(G - 1) / sqrt(G), so a small group never cuts anything: ``Dot.check`` refuses it.
 
 Source: Anti-Length Shift, arXiv 2601.03969, and its code, U-rara/DOT projects/dot/length_truncation.py.
 """
@@ -59,20 +60,20 @@ class Dot:
                 "and at most 1; the paper's value is 1"
             )
 
-    def check(self, group_size: int, mask_truncated_completions: bool = False) -> None:
-        """Raise ``ConfigError`` where DOT could have no effect."""
+    def check(self, answers: int, mask_truncated_completions: bool = False) -> None:
+        """Raise ``ConfigError`` where DOT could have no effect; ``answers`` to a prompt are the most there can be."""
         if mask_truncated_completions:
             raise ConfigError(
                 "mask_truncated_completions is on together with truncation dot: it takes answers without an EOS token "
                 "out of the loss, and those are exactly the answers DOT cuts; switch it off"
             )
-        reach = _largest_z(group_size)
+        reach = _largest_z(answers)
         if reach <= self.alpha:
             raise ConfigError(
-                f"truncation dot can never cut anything: one outlier among rollout.group_size = {group_size} answers "
-                f"has a z-score of at most (G - 1) / sqrt(G) = {reach:.3f}, which does not exceed truncation.alpha = "
-                f"{self.alpha:g}; raise rollout.group_size to {self.smallest_group()} or more, or lower "
-                "truncation.alpha"
+                f"truncation dot can never cut anything: one outlier among {answers} answers to a prompt has a "
+                f"z-score of at most (G - 1) / sqrt(G) = {reach:.3f}, which does not exceed truncation.alpha = "
+                f"{self.alpha:g}; raise rollout.group_size until a prompt has {self.smallest_group()} answers or more, "
+                "or lower truncation.alpha"
             )
 
     def smallest_group(self) -> int:

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from trl.trainer.utils import add_fused_lm_head
-from trl_side import CAP, NORMALIZERS, Case, all_leaves, always, configure, padded, rollouts, trl_batches
+from trl_side import CAP, Case, all_leaves, always, configure, padded, rollouts, trl_batches
 
 from laconic.kernels.logprob_head import add_logprob_head
 from laconic.train.forward import score
-from laconic.train.objectives import Clip, LossInputs
+from laconic.train.objectives import LossInputs
 from laconic.train.rows import flatten, to_packs
 
 VARIANTS: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -41,6 +41,22 @@ CASES = [
 # tokens of the update where there is one micro-batch.
 CASES += [Case("bnpo", 1, ours, trl) for ours, trl in VARIANTS]
 CASES += [Case("dapo", 1, {"entropy": 0.2}, {"entropy_coef": 0.2})]
+CASES += [
+    Case(loss_type, accumulate, ours | kl, trl | ({"beta": 0.3} if kl else {}))
+    for accumulate in (1, 4)
+    for kl in ({}, {"kl": 0.3})
+    for loss_type, ours, trl in [
+        ("cispo", {"cap": 1.2}, {"epsilon_high": 1.2}),
+        # Exact in float32, in which trl keeps them.
+        ("sapo", {"tau_pos": 0.75, "tau_neg": 1.0625}, {"tau_pos": 0.75, "tau_neg": 1.0625}),
+        (
+            "gspo",
+            {"token_credit": False, "epsilon_low": 0.05, "epsilon_high": 0.05},
+            {"epsilon": 0.05, "epsilon_high": 0.05},
+        ),
+    ]
+]
+CASES += [Case("gspo", 1, {"epsilon_low": 0.05, "epsilon_high": 0.05}, {"epsilon": 0.05, "epsilon_high": 0.05})]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -60,7 +76,7 @@ def test_a_whole_update_equals_trls_through_a_model(case, trainer, flat_groups, 
         want += loss.item()
 
     add_logprob_head(ours, temperature=0.8)
-    objective = Clip(normalizer=NORMALIZERS[case.loss_type], **case.ours)
+    objective = case.objective()
     rows = flatten(
         groups, advantage_N, normalizer=objective.normalizer, max_completion=CAP,
         keep_all=objective.touches_all_tokens,
@@ -72,7 +88,7 @@ def test_a_whole_update_equals_trls_through_a_model(case, trainer, flat_groups, 
         ref_N = np.concatenate([with_prompt(ref_of, pack.ids[start:stop]) for start, stop in pack.trees])
         columns = (pack.old_logp, ref_N, pack.w_pos, pack.w_neg, pack.w_kl, pack.w_ent, pack.w_nll)
         constants = [torch.from_numpy(column[index_M].astype(np.float32)) for column in columns]
-        loss = objective(LossInputs(log_probs_M, entropy_M, *constants)).loss
+        loss = objective(LossInputs(log_probs_M, entropy_M, *constants, row_M=torch.from_numpy(pack.row[index_M]))).loss
         loss.backward()
         got += loss.item()
 
@@ -103,7 +119,7 @@ def test_the_formula_equals_trls_in_float64(case, trainer, flat_groups, monkeypa
         for place, row in enumerate(batch["rows"]):
             grads[row] = logp_BT.grad[place, : len(old[row])]
 
-    objective = Clip(normalizer=NORMALIZERS[case.loss_type], **case.ours)
+    objective = case.objective()
     rows = flatten(groups, advantage_N, normalizer=objective.normalizer, max_completion=CAP, keep_all=True)
     weight_M = np.concatenate([np.full(len(values), row.weight) for row, values in zip(rows, old, strict=True)])
     weighted_M = weight_M * np.repeat(advantage_N, [len(values) for values in old])
@@ -112,7 +128,9 @@ def test_the_formula_equals_trls_in_float64(case, trainer, flat_groups, monkeypa
         weight_M, 0 * weight_M,
     )  # fmt: skip
     logp_M = torch.tensor(np.concatenate(logp), requires_grad=True)
-    loss = objective(LossInputs(logp_M, torch.tensor(np.concatenate(entropy)), *map(torch.tensor, columns))).loss
+    row_M = torch.from_numpy(np.repeat(np.arange(len(old)), [len(values) for values in old]))
+    entropy_M = torch.tensor(np.concatenate(entropy))
+    loss = objective(LossInputs(logp_M, entropy_M, *map(torch.tensor, columns), row_M=row_M)).loss
     loss.backward()
     assert loss.item() == pytest.approx(want, rel=1e-12)
     want_M = torch.cat([grads[row] for row in range(len(old))])

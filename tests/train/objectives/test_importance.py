@@ -123,7 +123,7 @@ def test_it_equals_trls_token_truncation_in_float64(case, trainer, flat_groups, 
         for place, row in enumerate(batch["rows"]):
             grads[row] = logp_BT.grad[place, : len(old[row])]
 
-    objective = Clip(normalizer=NORMALIZERS[case.loss_type], old="recompute", **case.ours)
+    objective = case.objective(old="recompute")
     rows = flatten(groups, advantage_N, normalizer=objective.normalizer, max_completion=CAP, keep_all=True)
     weight_M = np.concatenate([np.full(len(values), row.weight) for row, values in zip(rows, old, strict=True)])
     weighted_M = weight_M * np.repeat(advantage_N, [len(values) for values in old])

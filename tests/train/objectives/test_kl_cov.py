@@ -10,6 +10,7 @@ from torch import tensor
 
 from laconic.errors import ConfigError
 from laconic.train.objectives import KlCov, LossInputs
+from laconic.train.objectives.kl_cov import covariance
 
 F64 = torch.float64
 ADVANTAGE = [1.0, -1.0, 0.5, 0.0]
@@ -28,13 +29,14 @@ def worked(weight=(1.0, 1.0, 1.0, 1.0), shift=(0.0, 0.0, 0.0, 0.0)) -> LossInput
 
 
 def test_worked_covariances_put_the_tokens_in_order():
-    # cov = 0.9382, 0.4858, -0.4219, -0.0606
+    assert covariance(worked()).tolist() == pytest.approx([0.9382, 0.4858, -0.4219, -0.0606], abs=5e-5)
     assert KlCov().highest_covariance(worked()).tolist() == [0]
     assert KlCov(ratio=0.5).highest_covariance(worked()).tolist() == [0, 1]
     assert KlCov(ratio=1.0).highest_covariance(worked()).tolist() == [0, 1, 3, 2]
 
 
 def test_row_weights_do_not_change_who_is_penalised():
+    assert covariance(worked((0.1, 7.0, 0.3, 2.0))).tolist() == pytest.approx(covariance(worked()).tolist())
     assert KlCov(ratio=1.0).highest_covariance(worked((0.1, 7.0, 0.3, 2.0))).tolist() == [0, 1, 3, 2]
 
 

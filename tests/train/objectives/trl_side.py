@@ -15,11 +15,14 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from laconic.train.credit import Grpo
+from laconic.train.objectives import Cispo, Clip, Gspo, Objective, Sapo
 from laconic.train.thinker.tokenizer import build_tokenizer
 
 CAP = 24
 LENGTHS = [[5, 9, 1, 12, 24, 3, 8, 8], [3, 7, 2, 20, 6, 6, 11, 4]]
 REWARDS = [1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 1, 1, 1, 0.5, 1, 1]
+OWN_LOSSES: dict[str, Any] = {"cispo": Cispo, "sapo": Sapo, "gspo": Gspo}
+"""Ours -> class; what trl calls gspo is its loss type grpo with ratios of whole sequences."""
 NORMALIZERS = {"grpo": "row_mean", "dapo": "token_mean", "bnpo": "token_mean", "dr_grpo": "constant"}
 
 
@@ -32,6 +35,12 @@ class Case:
 
     def __str__(self) -> str:
         return "-".join([self.loss_type, f"accumulate{self.accumulate}", *self.ours])
+
+    def objective(self, **more: Any) -> Objective:
+        """Ours."""
+        if self.loss_type in OWN_LOSSES:
+            return OWN_LOSSES[self.loss_type](**self.ours, **more)
+        return Clip(normalizer=NORMALIZERS[self.loss_type], **self.ours, **more)
 
 
 def make_trl_trainer(folder: Path) -> GRPOTrainer:
@@ -50,11 +59,14 @@ def make_trl_trainer(folder: Path) -> GRPOTrainer:
 
 def configure(trainer: GRPOTrainer, case: Case) -> None:
     defaults = dict(beta=0.0, delta=None, epsilon=0.2, epsilon_high=0.2, use_bias_correction_kl=True, entropy_coef=0.0)
-    options = {**defaults, **case.trl}
+    options = {"tau_pos": 1.0, "tau_neg": 1.05, **defaults, **case.trl}
+    trainer.args.sapo_temperature_pos, trainer.args.sapo_temperature_neg = options["tau_pos"], options["tau_neg"]
     trainer.args.delta, trainer.args.use_bias_correction_kl = options["delta"], options["use_bias_correction_kl"]
     trainer.beta, trainer.epsilon_low, trainer.epsilon_high = (options[k] for k in ("beta", "epsilon", "epsilon_high"))
     trainer.entropy_coef, trainer._entropy_bonus_enabled = options["entropy_coef"], options["entropy_coef"] != 0
-    trainer.loss_type = case.loss_type
+    sequence = case.loss_type == "gspo"
+    trainer.loss_type = "grpo" if sequence else case.loss_type
+    trainer.importance_sampling_level = "sequence" if sequence else "token"
     trainer.args.steps_per_generation = trainer.current_gradient_accumulation_steps = case.accumulate
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laconic.errors import ConfigError, DataError
-from laconic.train.samplers import SAMPLERS, Pds, Uniform
+from laconic.train.samplers import SAMPLERS, Outcome, Pds, Round, Uniform
 
 
 def pds_after(*rates: float, **options: float):
@@ -18,6 +19,25 @@ def pds_after(*rates: float, **options: float):
     for rate in rates:
         sampler.record(passed=round(rate * 1000), sampled=1000)
     return sampler
+
+
+def one_generation(sampler: Any, generation: int, right: int) -> list[Round]:
+    """Run the sampler's part of a generation in which ``right`` of 12 answers to each problem are right."""
+    asked = []
+    sampler.begin(generation)
+    ask, passed = sampler.ask(4, 12), 0
+    while ask is not None:
+        asked.append(ask)
+        sampler.record_outcomes(
+            [
+                Outcome(index, size, min(right, size), norm=2.0 * right)
+                for index, size in zip(ask.indices, ask.sizes, strict=True)
+            ]
+        )
+        passed += sum(0 < right < size for size in ask.sizes) if ask.trained else 0
+        ask = sampler.ask_again(4, 12, passed)
+    sampler.record(min(passed, 4), sampled=4)
+    return asked
 
 
 def test_worked_numbers_of_the_factor():
@@ -72,12 +92,24 @@ def test_how_draws_are_cut_does_not_change_the_order(problems, seed, counts):
 def test_a_saved_sampler_goes_on_exactly_where_it_was(method, rates, count):
     sampler, resumed = method().build(30, seed=1), method().build(30, seed=1)
     sampler.draw(count)
-    for passed in rates:
-        sampler.record(passed, sampled=12)
+    for generation, right in enumerate(rates):
+        one_generation(sampler, generation, right)
     resumed.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
     assert resumed.to_sample(77) == sampler.to_sample(77)
+    for right in (0, 7, 12):
+        assert one_generation(resumed, len(rates), right) == one_generation(sampler, len(rates), right)
     assert resumed.draw(45) == sampler.draw(45)
     assert resumed.state_dict() == sampler.state_dict()
+
+
+@pytest.mark.parametrize("method", SAMPLERS.values())
+def test_a_generation_asks_for_problems_that_exist_and_answers_to_compare(method):
+    sampler = method().build(30, seed=1)
+    for generation in range(6):
+        for ask in one_generation(sampler, generation, right=3 * generation):
+            assert len(ask.indices) == len(ask.sizes) and set(ask.indices) <= set(range(30))
+            assert min(ask.sizes) >= 2 and sampler.longest(24576) <= 24576
+        assert all(isinstance(value, int | float) for value in sampler.metrics().values())
 
 
 @pytest.mark.parametrize(("problems", "seed", "word"), [(31, 1, "problems"), (30, 2, "seed")])

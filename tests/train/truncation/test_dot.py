@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laconic.errors import ConfigError, DataError
+from laconic.rewards.verdict import Judgement, Verdict
 from laconic.rollout.records import Cost, Group, Kind, Leaf, Origin, Rollout, Segment, Stop
+from laconic.train.checks import check_settings
+from laconic.train.credit import DrGrpo
+from laconic.train.metrics_log import read_metrics
+from laconic.train.rows import flatten
+from laconic.train.settings import load_settings
 from laconic.train.truncation import TRUNCATIONS, Dot, NoTruncation
 from laconic.train.truncation.cutting import cut_leaf
 
@@ -57,6 +63,17 @@ def test_one_wrong_answer_leaves_the_group_alone_unless_the_threshold_allows_it(
     assert Dot(success_threshold=15 / 16).cuts(right, lengths)[-1] == 831
 
 
+@pytest.mark.parametrize(
+    ("size", "outliers", "z"),
+    [(8, 1, 2.475), (10, 1, 2.846), (11, 1, 3.015), (16, 1, 3.75), (16, 2, 2.56),
+     (32, 1, 5.48), (32, 2, 3.81), (32, 3, 3.06), (32, 4, 2.60)],
+)  # fmt: skip
+def test_how_far_above_the_mean_equal_outliers_can_lie(size, outliers, z):
+    lengths = [0] * (size - outliers) + [10**6] * outliers
+    for alpha, cut in ((z - 0.006, outliers), (z + 0.006, 0)):
+        assert (Dot(alpha=alpha, margin=0).cuts([True] * size, lengths) < lengths).sum() == cut
+
+
 @pytest.mark.parametrize(("margin", "kept"), [(169, 831), (170, 1000), (0, 831), (0.169, 831), (0.17, 1000)])
 def test_a_cut_must_reach_the_margin_in_tokens_or_as_a_share_of_the_answer(margin, kept):
     # The cut is 169 of 1000 tokens.
@@ -98,7 +115,7 @@ def test_a_group_too_small_for_alpha_is_refused_with_the_smallest_that_works(alp
     dot = Dot(alpha=alpha)
     assert dot.smallest_group() == smallest
     dot.check(smallest)
-    with pytest.raises(ConfigError, match=f"raise rollout.group_size to {smallest} or more"):
+    with pytest.raises(ConfigError, match=f"until a prompt has {smallest} answers or more"):
         dot.check(smallest - 1)
 
 
@@ -217,3 +234,68 @@ def test_rollouts_of_several_answers_are_refused():
 def test_outcomes_that_do_not_match_the_lengths_are_refused():
     with pytest.raises(DataError, match="shapes"):
         Dot().cuts([True], [1, 2])
+
+
+def test_answers_that_share_a_beginning_are_cut_inside_of_it_each_for_itself():
+    # a trunk of 100 tokens with three branches, of which one is no outlier, and five short answers
+    trunk = segment(1, 0, PROMPT, Kind.SAMPLED, 100, Stop.BUDGET, first=100)
+    branches = [segment(2 + i, 1, kept, Kind.SAMPLED, n, Stop.EOS, first=1000 * (i + 1))
+                for i, (kept, n) in enumerate([(100, 50), (100, 60), (30, 5)])]  # fmt: skip
+    short = [segment(5 + i, 0, PROMPT, Kind.SAMPLED, 10, Stop.EOS, first=5000 + 100 * i) for i in range(5)]
+    parts = (segment(0, None, 0, Kind.PROMPT, PROMPT), trunk, *branches, *short)
+    leaves = tuple(Leaf(i, i + 2) for i in range(8))
+    group = Group(0, "p", parts, leaves, tuple(Rollout((i,)) for i in range(8)))
+    group.validate()
+    cut, which = Dot(alpha=0.5, margin=1).apply(group, [True] * 8)
+    cut.validate()
+    keep = 82  # mean 49.375, deviation 65.8
+    assert which == [0, 1] and [cut.trained_length(leaf) for leaf in cut.leaves] == [keep, keep, 35, *[10] * 5]
+    for before, after in zip(group.leaves, cut.leaves, strict=True):
+        np.testing.assert_array_equal(cut.response_ids(after), group.response_ids(before)[:keep])
+    assert cut.cost == group.cost and sampled_tokens(cut) == sampled_tokens(group)
+    rows = flatten([cut], DrGrpo()([0, 0, *[1] * 6], [0] * 8), normalizer="row_mean", max_completion=200)
+    assert [int(row.trained.sum()) for row in rows] == [keep, keep, 35, *[10] * 5]
+    assert [round(float(row.advantage[-1]), 2) for row in rows] == [-0.75] * 2 + [0.25] * 6
+
+
+@pytest.mark.parametrize("driver", ["treepo", "eptree"])
+def test_answers_of_trees_may_be_cut_and_their_number_counts(driver):
+    change = ["truncation={name: dot, alpha: 3.0, margin: 8}"]
+    check_settings(load_settings(f"configs/methods/{driver}.yaml", change), None)  # 16 answers
+    few = {"treepo": "rollout.group_size=10", "eptree": "rollout.group_size=2"}[driver]
+    with pytest.raises(ConfigError, match="can never cut anything.*until a prompt has 11 answers"):
+        check_settings(load_settings(f"configs/methods/{driver}.yaml", [*change, few]), None)
+
+
+@pytest.mark.parametrize("driver", ["delethink", "summary", "fork_join", "anytime", "budget_force"])
+def test_answers_in_parts_or_of_a_set_length_are_refused(driver):
+    with pytest.raises(ConfigError, match=f"rollout.driver {driver} .*flat, treepo or eptree"):
+        check_settings(load_settings(f"configs/methods/{driver}.yaml", ["truncation={name: dot, alpha: 0.5}"]), None)
+
+
+def test_a_run_on_trees_cuts_leaves_and_trains_what_is_left(make):
+    """Every answer is right as a whole; what was cut is judged again, and is wrong."""
+    seen = set()
+
+    def judge(items):
+        fresh = not seen
+        seen.add(len(items))
+        return [Judgement(Verdict.RIGHT if fresh else Verdict.WRONG) for _ in items]
+
+    trainer = make(
+        "treepo",
+        "rollout.driver={name: treepo, segment_tokens: 4, depth: 3, width: 2, repetition: 'off', answer: eos}",
+        "truncation={name: dot, alpha: 0.2, margin: 1}", "rollout.group_size=6",
+        "save.rollouts_every=1", judge=judge,
+    )  # fmt: skip
+    collect, kept = trainer._collect, []
+    trainer._collect = lambda: kept.append(collect()) or kept[-1]
+    trainer.train()
+    (experience,) = kept
+    assert experience.cut_N.any() and experience.right_N[~experience.cut_N].all()
+    assert not experience.right_N[experience.cut_N].any()
+    assert (experience.advantage_N[experience.cut_N] < 0).all()
+    stops = [g.segments[g.leaves[r.leaves[0]].segment].stop for g in experience.groups for r in g.rollouts]
+    assert [stop is Stop.OUTLIER_CUT for stop in stops] == experience.cut_N.tolist()
+    (line,) = read_metrics(trainer.run_dir / "metrics.jsonl")
+    assert line["dot/cut"] == pytest.approx(experience.cut_N.mean()) and line["grad_norm"] > 0
