@@ -37,7 +37,7 @@ from rich.table import Table
 
 from laconic.atomic import write_atomically
 from laconic.benchmarks.claim import RESULTS, ROOT, Claim, median_and_spread, source_hash, write_claims
-from laconic.benchmarks.figures_learning import mean
+from laconic.benchmarks.figures_learning import by_method, mean
 from laconic.benchmarks.learning_anytime import areas, gain, over_seeds
 from laconic.eval.paired import compare_runs
 from laconic.train.methods import METHODS, find, method_class
@@ -230,14 +230,6 @@ def table(outcomes: Sequence[Mapping[str, Any]]) -> Table:
     return shown
 
 
-def by_method(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Outcomes of all seeds of each method."""
-    methods: dict[str, list[Mapping[str, Any]]] = {}
-    for outcome in outcomes:
-        methods.setdefault(outcome["method"], []).append(outcome)
-    return methods
-
-
 def best_of(outcomes: Sequence[Mapping[str, Any]]) -> str | None:
     """The method with the fewest tokens among those that lose no accuracy with any seed."""
     methods = by_method(outcomes)
@@ -252,12 +244,9 @@ def ratios(lines: Sequence[Mapping[str, Any]]) -> list[float]:
 
 def ratio_claims(outcomes: Sequence[Mapping[str, Any]]) -> list[Claim]:
     """The best token ratio at no loss of accuracy, if any method has one, and that of every headline method."""
-    named, best, methods = (
-        {f"learning.token_ratio.{one}": one for one in HEADLINE},
-        best_of(outcomes),
-        by_method(outcomes),
-    )
-    if best is not None:
+    methods = by_method(outcomes)
+    named = {f"learning.token_ratio.{one}": one for one in HEADLINE}
+    if best := best_of(outcomes):
         named["learning.best_token_ratio"] = best
     return [
         finding(claim, *median_and_spread(ratios(methods[one])), BASE, (one,), ratios(methods[one]))

@@ -17,8 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
-# What DeepSpeed builds in C++ belongs to the clone: the lock of a build that was killed elsewhere is waited for without
-# end.
+# What DeepSpeed builds in C++ belongs to the clone: a build that was killed elsewhere would stop this one by its lock.
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(ROOT / "build" / "torch_extensions"))
 
 LONGEST_FIRST = (

@@ -28,8 +28,8 @@ T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
 """How long a rank waits for the others, some of which decode the longest answers or hash and write a checkpoint. One
 that has died keeps nobody waiting: the launcher ends them all."""
-LONGEST_BUILD = timedelta(minutes=20)
-"""No C++ part of DeepSpeed takes as long to build; the one for the CPU takes about a minute."""
+LONGEST_BUILD = 20
+"""Minutes. No C++ part of DeepSpeed takes as long to build; the one for the CPU takes about one."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Ranks:
     @classmethod
     def join(cls) -> Ranks:
         """Meet the other ranks; waits until all of them are there."""
+        if under_deepspeed():  # which builds what it needs for one rank too
+            refuse_broken_builds()
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
-        if under_deepspeed():
-            refuse_broken_builds()
         state = PartialState(cpu=on_cpu_by_accelerate(), backend=backend(), timeout=PATIENCE)
         if state.device.type == "cpu":
             # accelerate calls the CPU of a rank "cpu:0", a place that torch.load does not know.
@@ -129,12 +129,14 @@ def refuse_broken_builds() -> None:
     from torch.utils.cpp_extension import get_default_build_root
 
     for lock in sorted(Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()).glob("**/lock")):
-        age = timedelta(seconds=time.time() - lock.stat().st_mtime)
-        if age > LONGEST_BUILD:
-            minutes, least = age // timedelta(minutes=1), LONGEST_BUILD // timedelta(minutes=1)
+        try:
+            minutes = (time.time() - lock.stat().st_mtime) / 60
+        except FileNotFoundError:
+            continue  # that build has just ended
+        if minutes > LONGEST_BUILD:
             raise RunError(
-                f"{lock} is {minutes} minutes old: the build of DeepSpeed's that made it was killed (none takes "
-                f"{least} minutes), and every later one would wait for it without end; rm {lock}"
+                f"{lock} is {minutes:.0f} minutes old: the build of DeepSpeed's that made it was killed (none takes "
+                f"{LONGEST_BUILD} minutes), and every later one would wait for it without end; rm {lock}"
             )
 
 

@@ -58,6 +58,10 @@ def test_the_lock_of_a_killed_build_is_named_and_not_waited_for(tmp_path, monkey
     os.utime(lock, (time.time() - 3600,) * 2)
     with pytest.raises(RunError, match=f"{lock} is 60 minutes old: .* rm {lock}"):
         refuse_broken_builds()
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(RunError, match="60 minutes old"):
+        Ranks.join()  # one rank builds as several do
 
 
 def test_what_the_first_rank_cannot_do_is_raised() -> None:
@@ -93,5 +97,11 @@ def test_a_checkpoint_in_parts_goes_on_only_with_as_many_ranks(tmp_path, ranks, 
 
 
 def test_a_whole_checkpoint_goes_on_with_any_number_of_ranks(tmp_path) -> None:
-    (tmp_path / "laconic_state.json").write_text('{"sampler": {}}')
-    check_layout(Trainer(Ranks(2, 1), False), tmp_path)  # type: ignore[arg-type]
+    state, trainer = tmp_path / "laconic_state.json", Trainer(Ranks(2, 1), False)
+    for whole in ('{"sampler": {}}', '{"sampler": {}, "ranks": 4, "deepspeed": false}'):
+        state.write_text(whole)
+        check_layout(trainer, tmp_path)  # type: ignore[arg-type]
+    # The same ranks are refused what differs from it in one word, so the file is looked at.
+    state.write_text('{"sampler": {}, "ranks": 4, "deepspeed": true}')
+    with pytest.raises(ConfigError, match="written by 4 ranks under DeepSpeed, but this run has 2 ranks without"):
+        check_layout(trainer, tmp_path)  # type: ignore[arg-type]
