@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from laconic.benchmarks.claim import ROOT
 from laconic.benchmarks.figures_learning import by_section, catalogue, draw_methods, learning
+from laconic.benchmarks.learning import HEADLINE
 
 DOCUMENTS = (
     "README.md",
@@ -78,6 +79,15 @@ WORDS = {
     "pack.peak_vs_rows": Words("peak memory of these updates over that of the rows", "×{:.2f}"),
     "pack.worst_auto_choice": Words("speed of the chosen way over that of the other, at worst", "×{:.2f}"),
     "pack.host_share": Words("share of an update of 100,000 tokens spent in making packs", "{:.1f} %", 100),
+    "learning.best_token_ratio": Words("tokens against base of the shortest method as accurate as the base", "×{:.3f}"),
+    "learning.gvm_accuracy_gain": Words(
+        "accuracy of `gvm` minus `grpo`'s, as many sampled tokens", "{:+.2f} points", 100
+    ),
+    "learning.brpo_anytime_gain": Words("area under budget and accuracy, `brpo` minus `grpo`", "{:+.3f}"),
+    **{
+        f"learning.token_ratio.{one}": Words(f"tokens of `{one}` against base, three seeds", "×{:.3f}")
+        for one in HEADLINE
+    },
     "soak.kills_survived_bit_equal": Words("kills at random moments after which a run ended bit-equal", "{:.0f}"),
 }
 """A claim that is missing here is shown by its id."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,22 @@ PICTURE = Path("docs/figures/methods.png")
 NOT_MEASURED = "The methods are not measured yet; `python benchmarks/learning.py` does it."
 
 
-def outcomes(root: Path) -> dict[str, list[dict[str, Any]]]:
+def outcomes(root: Path) -> dict[str, list[Mapping[str, Any]]]:
     """Result files by method, the seeds of each in order; methods with the fewest tokens first."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((root / "benchmarks/results/learning").glob("*-[0-9].json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        found.setdefault(result["method"], []).append(result)
+    paths = sorted((root / "benchmarks/results/learning").glob("*-[0-9].json"))
+    found = by_method([json.loads(path.read_text(encoding="utf-8")) for path in paths])
     return dict(sorted(found.items(), key=lambda one: mean(one[1], "tokens")))
 
 
-def mean(lines: list[dict[str, Any]], key: str) -> float:
+def by_method(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Outcomes of all seeds of each method."""
+    methods: dict[str, list[Mapping[str, Any]]] = {}
+    for outcome in outcomes:
+        methods.setdefault(outcome["method"], []).append(outcome)
+    return methods
+
+
+def mean(lines: Sequence[Mapping[str, Any]], key: str) -> float:
     """Over seeds; NaN where one has no number, as tokens per right answer without one."""
     return sum(math.nan if line[key] is None else float(line[key]) for line in lines) / len(lines)
 
@@ -76,7 +82,7 @@ def _linked(method: str, way: str, where: Mapping[str, str]) -> str:
     return f"[`{method}`]({way}{where[method]})" if method in where else f"`{method}`"
 
 
-def _result(lines: list[dict[str, Any]]) -> tuple[str, str]:
+def _result(lines: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     if not lines:
         return "", ""
     return f"×{mean(lines, 'token_ratio'):.2f}", f"{100 * mean(lines, 'accuracy_change'):+.1f}"
@@ -107,6 +113,9 @@ def learning(root: Path) -> str:
         f"`python benchmarks/learning.py`: {first['budget']:,} decoded tokens each, evaluated on {first['problems']:,} "
         f"problems x {first['samples']} answers; 95 % intervals, paired by problem; seeds averaged, intervals too."
     )
+    summary = root / "benchmarks/results/learning.json"
+    if summary.exists() and (best := json.loads(summary.read_text(encoding="utf-8"))["details"]["best"]):
+        note += f" Shortest of those as accurate as the base: `{best}`."
     picture = f"![Accuracy against tokens of every method]({PICTURE.relative_to('docs').as_posix()})"
     return "\n".join([picture, "", *table, "", note])
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -38,6 +37,7 @@ from rich.table import Table
 
 from laconic.atomic import write_atomically
 from laconic.benchmarks.claim import RESULTS, ROOT, Claim, median_and_spread, source_hash, write_claims
+from laconic.benchmarks.figures_learning import by_method, mean
 from laconic.benchmarks.learning_anytime import areas, gain, over_seeds
 from laconic.eval.paired import compare_runs
 from laconic.train.methods import METHODS, find, method_class
@@ -111,8 +111,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if failures:
         sys.exit("\n\n".join([*failures, f"{len(failures)} runs failed; the same command tries them again"]))
     if not options.quick and not options.only:
-        claims = [*claims_of(outcomes), gvm_claim(outcomes), anytime_claim(tokens, problems, work)]
-        write_claims("learning", "python benchmarks/learning.py", claims, {"tokens": tokens, "problems": problems})
+        claims = [*ratio_claims(outcomes), gvm_claim(outcomes), anytime_claim(tokens, problems, work)]
+        details = {"tokens": tokens, "problems": problems, "best": best_of(outcomes)}
+        write_claims("learning", "python benchmarks/learning.py", claims, details)
 
 
 def conditions(method: str, tokens: int, problems: int) -> dict[str, Any]:
@@ -229,31 +230,27 @@ def table(outcomes: Sequence[Mapping[str, Any]]) -> Table:
     return shown
 
 
-def by_method(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Outcomes of all seeds of each method."""
-    methods: dict[str, list[Mapping[str, Any]]] = {}
-    for outcome in outcomes:
-        methods.setdefault(outcome["method"], []).append(outcome)
-    return methods
+def best_of(outcomes: Sequence[Mapping[str, Any]]) -> str | None:
+    """The method with the fewest tokens among those that lose no accuracy with any seed."""
+    methods = by_method(outcomes)
+    kept = [name for name, lines in methods.items() if all(one["accuracy_change_ci95"][0] >= -MARGIN for one in lines)]
+    return min(kept, key=lambda name: median_and_spread(ratios(methods[name]))[0], default=None)
 
 
-def mean(lines: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Over seeds; NaN where one has no number, as tokens per right answer without one."""
-    return sum(math.nan if line[key] is None else float(line[key]) for line in lines) / len(lines)
+def ratios(lines: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Tokens over the base's, for each seed."""
+    return [line["token_ratio"] for line in lines]
 
 
-def claims_of(outcomes: Sequence[Mapping[str, Any]]) -> list[Claim]:
+def ratio_claims(outcomes: Sequence[Mapping[str, Any]]) -> list[Claim]:
     """The best token ratio at no loss of accuracy, if any method has one, and that of every headline method."""
     methods = by_method(outcomes)
-    kept = [
-        method for method, lines in methods.items() if all(line["accuracy_change_ci95"][0] >= -MARGIN for line in lines)
-    ]
-    ratios = {method: [line["token_ratio"] for line in lines] for method, lines in methods.items()}
-    named = {f"learning.token_ratio.{method}": method for method in HEADLINE}
-    if kept:
-        named["learning.best_token_ratio"] = min(kept, key=lambda method: median_and_spread(ratios[method])[0])
+    named = {f"learning.token_ratio.{one}": one for one in HEADLINE}
+    if best := best_of(outcomes):
+        named["learning.best_token_ratio"] = best
     return [
-        finding(claim, *median_and_spread(ratios[method]), method, ratios[method]) for claim, method in named.items()
+        finding(claim, *median_and_spread(ratios(methods[one])), BASE, (one,), ratios(methods[one]))
+        for claim, one in named.items()
     ]
 
 
@@ -262,7 +259,7 @@ def gvm_claim(outcomes: Sequence[Mapping[str, Any]]) -> Claim:
     methods = by_method(outcomes)
     sides = [{line["seed"]: line["accuracy"] for line in methods[method]} for method in ("grpo", "gvm")]
     samples = [sides[1][seed] - sides[0][seed] for seed in SEEDS]  # of the same problems
-    return finding("learning.gvm_accuracy_gain", *median_and_spread(samples), "grpo", samples, also=("gvm",))
+    return finding("learning.gvm_accuracy_gain", *median_and_spread(samples), "grpo", ("grpo", "gvm"), samples)
 
 
 def anytime_claim(tokens: int, problems: int, work: Path) -> Claim:
@@ -276,27 +273,27 @@ def anytime_claim(tokens: int, problems: int, work: Path) -> Claim:
         sides.append(over_seeds([areas(model, problems) for model in models]))
     difference = gain(*sides)
     spread = None if difference.ci95 is None else list(difference.ci95)
-    return finding("learning.brpo_anytime_gain", difference.delta, spread, "grpo", also=("brpo",))
+    return finding("learning.brpo_anytime_gain", difference.delta, spread, "grpo", ("grpo", "brpo"))
 
 
 def finding(
     claim: str,
     value: float,
     spread: Sequence[float] | None,
-    method: str,
+    peer: str,
+    methods: Sequence[str],
     samples: Sequence[float] | None = None,
-    also: Sequence[str] = (),
 ) -> Claim:
-    """A claim about ``method`` (and others) that is stale when the file or the configuration of one changes."""
+    """A claim about ``methods`` that is stale when the file or the configuration of one changes."""
     more: dict[str, Any] = {} if samples is None else {"samples": samples}
     return {
         "id": claim,
         "kind": "finding",
         "value": value,
         "spread": spread,
-        "peer": method,
+        "peer": peer,
         "equal": None,
-        "sources": sorted({source for one in (method, *also) for source in sources(one)}),
+        "sources": sorted({source for one in methods for source in sources(one)}),
         **more,  # type: ignore[typeddict-item]
     }
 

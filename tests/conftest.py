@@ -17,8 +17,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What DeepSpeed builds in C++ belongs to the clone: a build that was killed elsewhere would stop this one by its lock.
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(ROOT / "build" / "torch_extensions"))
 
-LONGEST_FIRST = ("vllm", "test_kill_resume.py", "test_two_ranks.py", "test_gsm8k_end_to_end.py", "test_interrupt.py")
+LONGEST_FIRST = (
+    "vllm",
+    "test_method_configs.py",
+    "test_kill_resume.py",
+    "test_two_ranks.py",
+    "test_gsm8k_end_to_end.py",
+    "test_interrupt.py",
+    "test_collapse.py",
+)
 """Groups of tests that take a minute and more: begun last, one of them would keep a worker busy alone."""
 
 

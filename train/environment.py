@@ -14,7 +14,6 @@ import torch
 
 PACKAGES = (
     "laconic",
-    "torch",
     "transformers",
     "trl",
     "accelerate",
@@ -30,7 +29,7 @@ PACKAGES = (
     "tokenizers",
     "math-verify",
 )
-"""Those whose version can alter a result; the ones that are not installed are left out."""
+"""Those, beside torch, whose version can alter a result; the ones that are not installed are left out."""
 
 
 def describe_environment() -> dict[str, Any]:
@@ -53,7 +52,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"torch": str(torch.__version__)}  # with the build, such as +cpu, which its package's version may leave out
     for name in PACKAGES:
         try:
             found[name] = version(name)

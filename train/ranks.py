@@ -11,19 +11,25 @@ With one rank nothing is sent and no process group exists.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
 from torch import distributed
 
+from ..errors import RunError
+
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
 """How long a rank waits for the others, some of which decode the longest answers or hash and write a checkpoint. One
 that has died keeps nobody waiting: the launcher ends them all."""
+LONGEST_BUILD = 20
+"""Minutes. No C++ part of DeepSpeed takes as long to build; the one for the CPU takes about one."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Ranks:
     @classmethod
     def join(cls) -> Ranks:
         """Meet the other ranks; waits until all of them are there."""
+        if under_deepspeed():  # which builds what it needs for one rank too
+            refuse_broken_builds()
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         state = PartialState(cpu=on_cpu_by_accelerate(), backend=backend(), timeout=PATIENCE)
@@ -114,6 +122,22 @@ def backend() -> str | None:
 def under_deepspeed() -> bool:
     """Whether the launcher was told to use DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+
+
+def refuse_broken_builds() -> None:
+    """Refuse to wait for a build of DeepSpeed's that was killed: torch waits without end while its lock is there."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    for lock in sorted(Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()).glob("**/lock")):
+        try:
+            minutes = (time.time() - lock.stat().st_mtime) / 60
+        except FileNotFoundError:
+            continue  # that build has just ended
+        if minutes > LONGEST_BUILD:
+            raise RunError(
+                f"{lock} is {minutes:.0f} minutes old: the build of DeepSpeed's that made it was killed (none takes "
+                f"{LONGEST_BUILD} minutes), and every later one would wait for it without end; rm {lock}"
+            )
 
 
 def local_ranks() -> int:

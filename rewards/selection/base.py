@@ -76,5 +76,5 @@ def selection_metrics(responses: Responses, reward_N: F64, selected: Selected) -
     equal = []
     for rows_G in responses.by_group():
         kept = reward_N[rows_G[selected.keep_N[rows_G]]]
-        equal.append(np.ptp(reward_N[rows_G]) > 0 and len(np.unique(kept)) < 2)
+        equal.append(bool(np.ptp(reward_N[rows_G]) > 0 and len(np.unique(kept)) < 2))
     return {"selection/kept": float(selected.keep_N.mean()), "selection/equal_kept": float(np.mean(equal))}

@@ -94,11 +94,11 @@ def test_a_method_that_fails_stops_no_other_and_is_tried_again(
 def test_the_best_ratio_is_of_a_method_that_lost_no_accuracy_under_any_seed() -> None:
     outcomes = [*headline(), result("alp", token_ratio=0.1, accuracy_change_ci95=[-0.03, 0.0])]
     outcomes += [result("rloo", token_ratio=0.3)]
-    claims = {claim["id"]: claim for claim in learning.claims_of(outcomes)}
+    claims = {claim["id"]: claim for claim in learning.ratio_claims(outcomes)}
     assert claims["learning.best_token_ratio"]["value"] == 0.3
-    assert claims["learning.best_token_ratio"]["peer"] == "rloo"
+    assert learning.best_of(outcomes) == "rloo" and claims["learning.best_token_ratio"]["samples"] == [0.3]
     assert claims["learning.token_ratio.gvm"]["samples"] == [0.5] * 3 and len(claims) == 1 + len(learning.HEADLINE)
-    worse = learning.claims_of(headline(accuracy_change_ci95=[-0.5, -0.4]))
+    worse = learning.ratio_claims(headline(accuracy_change_ci95=[-0.5, -0.4]))
     assert "learning.best_token_ratio" not in {claim["id"] for claim in worse}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from types import SimpleNamespace
@@ -12,8 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laconic.errors import ConfigError
-from laconic.train.ranks import Ranks
+from laconic.errors import ConfigError, RunError
+from laconic.train.ranks import Ranks, refuse_broken_builds
 from laconic.train.saving import check_layout
 
 
@@ -45,6 +47,21 @@ def test_ranks_wait_for_the_longest_answer_and_for_a_large_save(monkeypatch: pyt
     assert Ranks.join() == Ranks(2, 1)
     # Without one it is torch's: ten minutes between GPUs, after which NCCL ends the run.
     assert given["timeout"] >= timedelta(hours=1)
+
+
+def test_the_lock_of_a_killed_build_is_named_and_not_waited_for(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    lock = tmp_path / "py311_cpu" / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    refuse_broken_builds()  # a build that may still be going on
+    os.utime(lock, (time.time() - 3600,) * 2)
+    with pytest.raises(RunError, match=f"{lock} is 60 minutes old: .* rm {lock}"):
+        refuse_broken_builds()
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(RunError, match="60 minutes old"):
+        Ranks.join()  # one rank builds as several do
 
 
 def test_what_the_first_rank_cannot_do_is_raised() -> None:
@@ -80,5 +97,11 @@ def test_a_checkpoint_in_parts_goes_on_only_with_as_many_ranks(tmp_path, ranks, 
 
 
 def test_a_whole_checkpoint_goes_on_with_any_number_of_ranks(tmp_path) -> None:
-    (tmp_path / "laconic_state.json").write_text('{"sampler": {}}')
-    check_layout(Trainer(Ranks(2, 1), False), tmp_path)  # type: ignore[arg-type]
+    state, trainer = tmp_path / "laconic_state.json", Trainer(Ranks(2, 1), False)
+    for whole in ('{"sampler": {}}', '{"sampler": {}, "ranks": 4, "deepspeed": false}'):
+        state.write_text(whole)
+        check_layout(trainer, tmp_path)  # type: ignore[arg-type]
+    # The same ranks are refused what differs from it in one word, so the file is looked at.
+    state.write_text('{"sampler": {}, "ranks": 4, "deepspeed": true}')
+    with pytest.raises(ConfigError, match="written by 4 ranks under DeepSpeed, but this run has 2 ranks without"):
+        check_layout(trainer, tmp_path)  # type: ignore[arg-type]
