@@ -33,8 +33,9 @@ def score(model: Any, pack: PackedBatch, device: torch.device | str) -> tuple[I6
 
     Returns:
         index_M: positions in the pack, int64.
-        log_probs_M: log-prob of each token given its path, float32, in nats, at the head's temperature.
-        entropy_M: entropy of the distribution each token was drawn from, float32, in nats.
+        log_probs_M: log-prob of each token given its path, in nats, at the head's temperature; float32, or float64 from
+            a model in float64.
+        entropy_M: entropy of the distribution each token was drawn from, in nats, likewise.
 
     Raises:
         ValueError: the pack has branches, and the model doesn't know of trees.

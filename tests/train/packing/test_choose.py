@@ -76,7 +76,7 @@ def single_answers(lengths: list[int]) -> list[Row]:
 
 
 def test_answers_that_share_nothing_are_rows_both_ways_padding_included(make):
-    trainer = make("treepo")
+    trainer = make("grpo")
     packs, choice = trainer.packer.packs([single_answers([40, 2, 2, 2])])
     assert not choice.tree and choice.gain == 1 and choice.rows.padding == choice.trees.padding > 0
     assert metrics_of(choice)["pack/path"] == "rows" and [len(pack) for pack in packs[0]] == [46]
