@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from ..records import Ids
 from .prefixes import Layers
@@ -28,6 +28,7 @@ class Prefix:
     """KV of one context, ready to be copied to slots, and what comes next."""
 
     layers: Layers
+    """Of the type that the model gives its values."""
     logits_V: Tensor
     """Float32 logits after the last token."""
 
@@ -80,9 +81,22 @@ def _without_padding(columns_HLD: Tensor, first: int, kept: int, rest: int) -> T
     return torch.cat([columns_HLD[:, first:kept], columns_HLD[:, rest:]], 1)
 
 
-def _cache_of(todo: Sequence[Unfinished], kept: int) -> DynamicCache:
+class _Layer(DynamicLayer):
+    """Keeps keys in the type of the values.
+
+    Under autocast rotary embeddings leave keys in float32: the cache would be twice as large, and attention would round
+    them anew in every step.
+    """
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        return super().update(key_states.to(value_states.dtype), value_states, *args, **kwargs)
+
+
+def _cache_of(todo: Sequence[Unfinished], kept: int) -> Cache:
     """A cache of ``kept`` columns with what is kept of each context at its end."""
-    cache = DynamicCache()
+    cache = Cache(layer_class_to_replicate=_Layer)
     model = next((one.layers for one in todo if one.layers), [])
     for index, pair in enumerate(model):
         both = []

@@ -78,9 +78,8 @@ class SlotCache(Cache):
         length = layers[0][0].shape[1]
         rows = torch.tensor(slots, device=self.mask_SL.device)
         for layer, (keys_HPD, values_HPD) in zip(self.layers, layers, strict=True):
-            # Under autocast keys come in float32, and so do values that a tree has kept beside them.
-            layer.keys[rows, :, :length] = keys_HPD.to(layer.keys.dtype)
-            layer.values[rows, :, :length] = values_HPD.to(layer.values.dtype)
+            layer.keys[rows, :, :length] = keys_HPD
+            layer.values[rows, :, :length] = values_HPD
         self.mask_SL[rows, length:] = -torch.inf
         self.mask_SL[rows, :length] = 0
 
@@ -145,16 +144,13 @@ class SlotCache(Cache):
 
 
 class SlotLayer(CacheLayerMixin):
-    """One layer's buffers of a ``SlotCache``, both in the type of the values.
-
-    Under autocast rotary embeddings leave keys in float32, and attention would round them anew in every step.
-    """
+    """One layer's buffers of a ``SlotCache``."""
 
     is_sliding = False
 
     def __init__(self, keys_HPD: Tensor, values_HPD: Tensor) -> None:
         super().__init__()
-        self.keys = values_HPD.new_zeros((0, keys_HPD.shape[0], 0, keys_HPD.shape[2]))
+        self.keys = keys_HPD.new_zeros((0, keys_HPD.shape[0], 0, keys_HPD.shape[2]))
         self.values = values_HPD.new_zeros((0, values_HPD.shape[0], 0, values_HPD.shape[2]))
         self.is_initialized = True
         self.rows = self.view = 0
@@ -171,7 +167,7 @@ class SlotLayer(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Write one column per live row; returns what the step may read, (n, H, L, D) views."""
-        key_states = key_states.to(self.keys.dtype)
+        key_states = key_states.to(self.keys.dtype)  # under autocast they come in float32
         self.keys.view(-1, self.keys.shape[3]).index_copy_(0, self.write, key_states.flatten(0, 2))
         self.values.view(-1, self.values.shape[3]).index_copy_(0, self.write, value_states.flatten(0, 2))
         return self.keys[: self.rows, :, : self.view], self.values[: self.rows, :, : self.view]
