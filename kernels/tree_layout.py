@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import DataError
 
 Bool = NDArray[np.bool_]
+F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
@@ -118,6 +119,8 @@ class Unit:
     start: int
     stop: int
     depth: int
+    block: int
+    """Which mask its tokens have among themselves; pieces of one size share one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,17 +219,34 @@ class TreeLayout:
         return made
 
     def units(self, limit: int) -> list[Unit]:
-        """The sequence cut into units of at most ``limit`` tokens, made once.
+        """The sequence cut into units, made once.
 
-        A node longer than that or with a larger subtree is cut into pieces, a smaller subtree is one unit, and small
-        subtrees side by side share one.
+        A subtree of at most ``limit`` tokens is one unit, and small subtrees side by side share one. A node with a
+        larger subtree is cut into pieces of at most twice as many tokens: of a piece, less is masked.
         """
         if limit not in self._units:
             self._units[limit] = _units(self.nodes, self.pred, limit)
         return self._units[limit]
 
+    def unit_masks(self, limit: int) -> list[F32]:
+        """By ``Unit.block``: 0 where a token of a unit (row) sees another (column), -inf elsewhere; made once."""
+        made = self._unit_masks.setdefault(limit, [])
+        if not made:
+            first = {unit.block: unit for unit in reversed(self.units(limit))}
+            made += [self._within(first[block]) for block in range(len(first))]
+        return made
+
+    def _within(self, unit: Unit) -> F32:
+        index = np.arange(unit.start, unit.stop)
+        seen = (index[None, :] <= index[:, None]) & (index[:, None] < self.sub_end[None, unit.start : unit.stop])
+        return np.where(seen, np.float32(0), np.float32(-np.inf))
+
     @cached_property
     def _units(self) -> dict[int, list[Unit]]:
+        return {}
+
+    @cached_property
+    def _unit_masks(self) -> dict[int, list[F32]]:
         return {}
 
     @cached_property
@@ -248,23 +268,27 @@ class TreeLayout:
 
 
 def _units(nodes: Nodes, pred: I64, limit: int) -> list[Unit]:
-    units: list[Unit] = []
+    spans: list[tuple[int, int, int, bool]] = []  # start, stop, depth, whether it is a piece of a node
     covered, siblings_of = 0, -2  # of the last unit, if it is made of whole subtrees: the token before them
     for start, stop, end, depth in np.stack([nodes.start, nodes.stop, nodes.end, nodes.depth_tok], axis=1).tolist():
         if start < covered:
             continue
         if end - start > limit:
-            pieces = range(start, stop, limit)
-            units += [Unit(at, min(at + limit, stop), depth + at - start) for at in pieces]
+            pieces = range(start, stop, 2 * limit)
+            spans += [(at, min(at + 2 * limit, stop), depth + at - start, True) for at in pieces]
             covered, siblings_of = stop, -2
             continue
         # Two trees have no path in common, but nothing above either, so they may share a unit too.
-        if pred[start] == siblings_of and end - units[-1].start <= limit:
-            units[-1] = Unit(units[-1].start, end, depth)
+        if pred[start] == siblings_of and end - spans[-1][0] <= limit:
+            spans[-1] = spans[-1][0], end, depth, False
         else:
-            units.append(Unit(start, end, depth))
+            spans.append((start, end, depth, False))
         covered, siblings_of = end, int(pred[start])
-    return units
+    blocks: dict[tuple[bool, int], int] = {}
+    return [
+        Unit(start, stop, depth, blocks.setdefault((piece, stop - start if piece else start), len(blocks)))
+        for start, stop, depth, piece in spans
+    ]
 
 
 def _refuse(wrong_N: Bool, what: str, layout: TreeLayout) -> None:

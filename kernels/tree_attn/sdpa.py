@@ -1,7 +1,7 @@
 """Tree attention through torch's own attention: with a dense mask, or on a CPU unit by unit.
 
-Dense: one call over (N, N), most of which is masked. By unit: the pack is cut into units of at most ``UNIT`` tokens,
-pieces of a long node or whole small subtrees, and each attends to the keys of its path and to itself:
+Dense: one call over (N, N), most of which is masked. By unit: the pack is cut into whole subtrees of at most ``UNIT``
+tokens and pieces of longer nodes, of at most twice as many, and each attends to the keys of its path and to itself:
 
     keys of a unit = [ancestors (D) | own (L)]        mask (L, D + L) = [0 | causal within sub_end]
 
@@ -28,7 +28,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from ..tree_layout import TreeLayout, Unit
 
 UNIT = 128
-"""More tokens mean fewer calls, and more masked pairs computed in vain."""
+"""More tokens mean fewer calls and larger blocks in them, and more masked pairs computed in vain."""
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
@@ -55,18 +55,16 @@ def by_unit(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, scale: float, u
 class _ByUnit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, scale: float, unit: int) -> Tensor:
-        q, k, v = (x.contiguous() for x in (q, k, v))
-        out, lse = torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0], dtype=sums_dtype(q.dtype))
-        grouped = _grouping(q, k)
-        path = _Path(k, v, layout, unit)
-        for part in layout.units(unit):
-            keys, values = path.enter(part)
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+        out, lse = q.new_empty(q.shape), q.new_empty(q.shape[1], q.shape[0], dtype=sums_dtype(q.dtype))
+        grouped, path = _grouping(q, k), _Path(q, k, v, layout, unit)
+        q_hgNd, out_hgNd, lse_hgN = grouped(q), grouped(out), lse.unflatten(0, (k.shape[1], -1))
+        for part in path.units:
+            keys, values, mask = path.enter(part)
             span = slice(part.start, part.stop)
-            out_part, lse_part = _forward(
-                grouped(q[span]), grouped(keys), grouped(values), attn_mask=_mask(part, layout, q.dtype), scale=scale
-            )
-            grouped(out[span]).copy_(out_part)
-            lse[:, span] = lse_part.flatten(0, 1)
+            out_part, lse_part = _forward(q_hgNd[:, :, span], keys, values, attn_mask=mask, scale=scale)
+            out_hgNd[:, :, span] = out_part
+            lse_hgN[:, :, span] = lse_part
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.layout, ctx.scale, ctx.unit = layout, scale, unit
         return out
@@ -75,64 +73,77 @@ class _ByUnit(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
-        dq, dk, dv, dout = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), dout.contiguous()
-        grouped = _grouping(q, k)
-        path = _Path(k, v, ctx.layout, ctx.unit)
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        dout = dout if dout.stride(-1) == 1 else dout.contiguous()
+        grouped, path = _grouping(q, k), _Path(q, k, v, ctx.layout, ctx.unit)
+        dq_hgNd, lse_hgN = grouped(dq), lse.unflatten(0, (k.shape[1], -1))
+        given = [grouped(x) for x in (dout, q, out)]
         sums = _PathSums(dk, dv, path)
-        for part in ctx.layout.units(ctx.unit):
-            keys, values = path.enter(part)
+        for part in path.units:
+            keys, values, mask = path.enter(part)
             span = slice(part.start, part.stop)
-            lse_part = lse[:, span].unflatten(0, (k.shape[1], -1))
-            mask = _mask(part, ctx.layout, q.dtype)
+            dout_part, q_part, out_part = (x[:, :, span] for x in given)
             dq_part, dk_part, dv_part = _backward(
-                grouped(dout[span]), grouped(q[span]), grouped(keys), grouped(values), grouped(out[span]), lse_part,
-                0.0, False, attn_mask=mask, scale=ctx.scale,
+                dout_part, q_part, keys, values, out_part, lse_hgN[:, :, span], 0.0, False, attn_mask=mask,
+                scale=ctx.scale,
             )  # fmt: skip
-            grouped(dq[span]).copy_(dq_part)
+            dq_hgNd[:, :, span] = dq_part
             sums.add(part, dk_part, dv_part)
         sums.flush(0)
         return dq, dk, dv, None, None, None
 
 
 class _Path:
-    """Keys and values of the path to the current unit."""
+    """Keys and values of the path to the current unit, and which of them its tokens see."""
 
-    def __init__(self, k: Tensor, v: Tensor, layout: TreeLayout, unit: int) -> None:
-        longest = max((part.depth + part.stop - part.start for part in layout.units(unit)), default=0)
-        self.k, self.v = k, v
-        self.keys, self.values = k.new_empty(longest, *k.shape[1:]), v.new_empty(longest, *v.shape[1:])
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, unit: int) -> None:
+        self.units, self.blocks = layout.units(unit), layout.unit_masks(unit)
+        self.k_hNd, self.v_hNd = k.transpose(0, 1), v.transpose(0, 1)
+        (heads, _, width), group = self.k_hNd.shape, q.shape[1] // k.shape[1]
+        self.length = max((part.depth + part.stop - part.start for part in self.units), default=0)
+        self.keys, self.values = (x.new_empty(heads, self.length, width) for x in (k, v))
+        self.keys_hgPd, self.values_hgPd = (x[:, None].expand(-1, group, -1, -1) for x in (self.keys, self.values))
+        # Left of column ``deepest`` is what a unit has above it, which it sees; its own keys stand right of it.
+        self.deepest = max((part.depth for part in self.units), default=0)
+        longest = max((part.stop - part.start for part in self.units), default=0)
+        self.mask, self.block = q.new_zeros(longest, self.deepest + longest), -1
 
-    def enter(self, part: Unit) -> tuple[Tensor, Tensor]:
-        length = part.depth + part.stop - part.start
-        self.keys[part.depth : length] = self.k[part.start : part.stop]
-        self.values[part.depth : length] = self.v[part.start : part.stop]
-        return self.keys[:length], self.values[:length]
+    def enter(self, part: Unit) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values (nkv, g, D + L, d), and the additive mask (1, 1, L, D + L)."""
+        size, span = part.stop - part.start, slice(part.start, part.stop)
+        length = part.depth + size
+        self.keys[:, part.depth : length] = self.k_hNd[:, span]
+        self.values[:, part.depth : length] = self.v_hNd[:, span]
+        if part.block != self.block:
+            self.block = part.block
+            self.mask[:size, self.deepest : self.deepest + size] = torch.from_numpy(self.blocks[part.block])
+        mask = self.mask[:size, self.deepest - part.depth : self.deepest + size]
+        return self.keys_hgPd[:, :, :length], self.values_hgPd[:, :, :length], mask[None, None]
 
 
 class _PathSums:
     """Gradients of the keys and values on the path, until no unit below them is left."""
 
     def __init__(self, dk: Tensor, dv: Tensor, path: _Path) -> None:
-        self.dk, self.dv = dk, dv
-        self.keys = torch.zeros_like(path.keys, dtype=sums_dtype(dk.dtype))
-        self.values = torch.zeros_like(path.values, dtype=sums_dtype(dv.dtype))
+        self.done = dk.transpose(0, 1), dv.transpose(0, 1)
+        self.sums = [torch.empty_like(x, dtype=sums_dtype(x.dtype)) for x in (path.keys, path.values)]
         self.open: list[Unit] = []
 
-    def add(self, part: Unit, dk_part: Tensor, dv_part: Tensor) -> None:
+    def add(self, part: Unit, *by_part_hgPd: Tensor) -> None:
         """From (nkv, g, D + L, d): the query heads of a group add up."""
         self.flush(part.depth)
-        length = part.depth + part.stop - part.start
-        self.keys[:length] += dk_part.sum(1).transpose(0, 1)
-        self.values[:length] += dv_part.sum(1).transpose(0, 1)
+        for sums, by_part in zip(self.sums, by_part_hgPd, strict=True):
+            by_part = by_part[:, 0] if by_part.shape[1] == 1 else by_part.sum(1)
+            sums[:, : part.depth] += by_part[:, : part.depth]
+            sums[:, part.depth : by_part.shape[1]] = by_part[:, part.depth :]
         self.open.append(part)
 
     def flush(self, depth: int) -> None:
         """Done with all units that begin at this depth or below."""
         while self.open and self.open[-1].depth >= depth:
-            done = self.open.pop()
-            span = slice(done.depth, done.depth + done.stop - done.start)
-            self.dk[done.start : done.stop], self.dv[done.start : done.stop] = self.keys[span], self.values[span]
-            self.keys[span], self.values[span] = 0, 0
+            last = self.open.pop()
+            for done, sums in zip(self.done, self.sums, strict=True):
+                done[:, last.start : last.stop] = sums[:, last.depth : last.depth + last.stop - last.start]
 
 
 def forward_on_cpu(
@@ -179,17 +190,6 @@ def _grouping(q: Tensor, k: Tensor) -> Callable[[Tensor], Tensor]:
         return x.unflatten(1, (heads, group)).permute(1, 2, 0, 3)
 
     return grouped
-
-
-def _mask(part: Unit, layout: TreeLayout, dtype: torch.dtype) -> Tensor:
-    """(1, 1, L, D + L): 0 where the query sees the key, -inf elsewhere."""
-    length = part.stop - part.start
-    index = torch.arange(length)
-    sub_end = torch.from_numpy(layout.sub_end[part.start : part.stop] - part.start)
-    hidden = (index[None, :] > index[:, None]) | (index[:, None] >= sub_end[None, :])
-    mask = torch.zeros(length, part.depth + length, dtype=dtype)
-    mask[:, part.depth :].masked_fill_(hidden, -torch.inf)
-    return mask[None, None]
 
 
 def sums_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -86,9 +86,12 @@ def test_units_cover_the_sequence_and_see_their_path_and_themselves(seed, nodes,
     assert [unit.start for unit in units[1:]] == [unit.stop for unit in units[:-1]]
     assert (units[0].start, units[-1].stop) == (0, len(layout))
     for unit in units:
-        assert unit.stop - unit.start <= limit
+        size = unit.stop - unit.start
+        within = mask[unit.start : unit.stop, unit.start : unit.stop]
+        assert size <= limit or (size <= 2 * limit and within.sum() == size * (size + 1) // 2)
         above = mask[unit.start : unit.stop, : unit.start]
         assert (above == above[0]).all() and above[0].sum() == unit.depth == layout.depth[unit.start]
+        np.testing.assert_array_equal(layout.unit_masks(limit)[unit.block] == 0, within)
 
 
 @settings(deadline=None, max_examples=80)
