@@ -9,6 +9,7 @@ the engine; KL is k1, k2 or k3. Formulas: ``reference.py``; why two weights per 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,7 +70,8 @@ def _error_of_triton(device: torch.device, spec: LossSpec) -> float:
     found = []
     for way, dtype in ((_load_triton(), torch.float32), (pg_loss_reference, torch.float64)):
         leaves = [x.to(dtype).requires_grad_() for x in given[:2]]
-        loss, counts = way(*leaves, *(x.to(dtype) for x in given[2:]), spec)
+        arguments: list[Any] = [*leaves, *(x.to(dtype) for x in given[2:]), spec]
+        loss, counts = way(*arguments)
         grads = torch.autograd.grad(loss, leaves, allow_unused=True)
         by_each = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
         found.append([loss, *by_each, *counts.values()])

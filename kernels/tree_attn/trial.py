@@ -27,8 +27,9 @@ def error(q: Tensor, k: Tensor) -> float:
     layout, group, dim = TRIAL, q.shape[1] // k.shape[1], q.shape[2]
     generator = torch.Generator().manual_seed(0)
     shapes = [(len(layout), heads, dim) for heads in (group, 1, 1, group)]
-    given = [torch.randn(shape, generator=generator).to(q.device, q.dtype) for shape in shapes]
-    return distance(fused.out_and_gradients(*given, layout, dim**-0.5), _formulas(*given, layout, dim**-0.5))
+    q, k, v, dout = (torch.randn(shape, generator=generator).to(q.device, q.dtype) for shape in shapes)
+    found = fused.out_and_gradients(q, k, v, dout, layout, dim**-0.5)
+    return distance(found, _formulas(q, k, v, dout, layout, dim**-0.5))
 
 
 def _formulas(q: Tensor, k: Tensor, v: Tensor, dout: Tensor, layout: TreeLayout, scale: float) -> list[Tensor]:
