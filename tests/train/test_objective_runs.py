@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from tiny_trainer import stopped_and_resumed
 
 from laconic.rewards.verdict import Judgement, Verdict
-from laconic.train.checkpoint import latest_checkpoint
 from laconic.train.experience import Experience, imitation
 from laconic.train.methods import METHODS
 from laconic.train.metrics_log import read_metrics
@@ -39,21 +39,9 @@ def test_a_critic_alone_leaves_the_policy_as_it_was(make):
 
 def test_a_resumed_run_goes_on_with_the_same_critic(make):
     method = ("vapo", "steps=3", "objective.value_warmup=1", "objective.value_width=4", "save.every=1", "save.keep=5")
-    alone, parts = make(*method, folder="alone"), make(*method, folder="parts")
+    alone = make(*method, folder="alone")
     alone.train()
-    collect = parts._collect
-
-    def interrupted():
-        if parts.generation == 2:
-            raise KeyboardInterrupt
-        return collect()
-
-    parts._collect = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        parts.train()
-    parts.metrics_log.close()
-    resumed = make(*method, folder="parts")
-    resumed.train(resume_from_checkpoint=str(latest_checkpoint(parts.run_dir / "checkpoints")))
+    resumed = stopped_and_resumed(make, *method, generation=2)
     last = [load_file(run.run_dir / "checkpoints/step-000003/model.safetensors") for run in (alone, resumed)]
     assert last[0].keys() == last[1].keys() and "value_head.layers.2.weight" in last[0]
     assert all(last[0][name].equal(last[1][name]) for name in last[0])

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from laconic.eval.tasks import Problem
 from laconic.rewards.verdict import Item, Judgement, Verdict
+from laconic.train.checkpoint import latest_checkpoint
 from laconic.train.load_model import load_model
 from laconic.train.run import engine_maker
 from laconic.train.settings import Settings, load_settings
@@ -58,6 +60,25 @@ def make_trainer(
     model, tokenizer = load_model(settings.model)
     engine = engine_maker(settings, tokenizer)
     return LaconicTrainer(settings, model, tokenizer, PROBLEMS, judge, engine, parent / folder)
+
+
+def stopped_and_resumed(make: Train, *setup: str, generation: int) -> LaconicTrainer:
+    """Stop a run as it begins to collect ``generation``, and train one that goes on from its last checkpoint."""
+    stopped = make(*setup, folder="parts")
+    collect = stopped._collect
+
+    def interrupted() -> Any:
+        if stopped.generation == generation:
+            raise KeyboardInterrupt
+        return collect()
+
+    stopped._collect = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    stopped.metrics_log.close()
+    resumed = make(*setup, folder="parts")
+    resumed.train(resume_from_checkpoint=str(latest_checkpoint(stopped.run_dir / "checkpoints")))
+    return resumed
 
 
 def weights(trainer: LaconicTrainer) -> dict[str, Tensor]:

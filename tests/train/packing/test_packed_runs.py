@@ -6,11 +6,10 @@ import math
 
 import pytest
 import torch
-from tiny_trainer import equal, weights
+from tiny_trainer import equal, stopped_and_resumed, weights
 
 from laconic.errors import ConfigError
 from laconic.rewards.verdict import Judgement, Verdict
-from laconic.train.checkpoint import latest_checkpoint
 from laconic.train.metrics_log import read_metrics
 from laconic.train.packing import attention
 from laconic.train.packing.attention import TREE_ATTENTION, takes_trees
@@ -73,21 +72,9 @@ def test_a_path_longer_than_the_budget_is_packed_alone_with_a_warning(make, capl
 
 def test_a_run_on_trees_that_was_stopped_ends_as_one_that_was_not(make):
     setup = ("treepo", *TREE, "optim.packing=tree", "objective.kl=0.1", "steps=4", "save.every=1", "save.keep=4")
-    alone, parts = make(*setup, folder="alone"), make(*setup, folder="parts")
+    alone = make(*setup, folder="alone")
     alone.train()
-    collect = parts._collect
-
-    def stopping():
-        if parts.generation == 2:
-            raise KeyboardInterrupt
-        return collect()
-
-    parts._collect = stopping
-    with pytest.raises(KeyboardInterrupt):
-        parts.train()
-    parts.metrics_log.close()
-    resumed = make(*setup, folder="parts")
-    resumed.train(resume_from_checkpoint=str(latest_checkpoint(parts.run_dir / "checkpoints")))
+    resumed = stopped_and_resumed(make, *setup, generation=2)
     keys = ("step", "loss", "grad_norm", "prompt_ids_hash", "pack/path", "pack/why", "pack/ratio", "pack/gain")
     one, two = (
         [[line[key] for key in keys] for line in read_metrics(run.run_dir / "metrics.jsonl")]

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from tiny_trainer import PROBLEMS, Train, even_is_right
+from tiny_trainer import PROBLEMS, Train, even_is_right, stopped_and_resumed
 
 from laconic.errors import RunError
 from laconic.rewards.verdict import Item, Judgement, Verdict
-from laconic.train.checkpoint import latest_checkpoint
 from laconic.train.experience import judge
 from laconic.train.metrics_log import read_metrics
 from laconic.train.rounds import join, sample_rounds
@@ -109,21 +108,10 @@ def test_a_stage_bounds_length_and_group(make: Train) -> None:
 
 @pytest.mark.parametrize("method", SMALL)
 def test_a_run_stopped_and_resumed_equals_one_in_one_go(make: Train, method: str) -> None:
-    alone = make(method, "steps=3", *SMALL[method], folder="alone")
+    setup = (method, "steps=3", "save.every=1", *SMALL[method])
+    alone = make(*setup, folder="alone")
     alone.train()
-    trainer = make(method, "steps=3", "save.every=1", *SMALL[method], folder="parts")
-
-    def collect(collect=trainer._collect, trainer=trainer):
-        if trainer.generation == 2:
-            raise KeyboardInterrupt
-        return collect()
-
-    trainer._collect = collect
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
-    trainer.metrics_log.close()
-    again = make(method, "steps=3", *SMALL[method], folder="parts")
-    again.train(resume_from_checkpoint=str(latest_checkpoint(again.run_dir / "checkpoints")))
+    again = stopped_and_resumed(make, *setup, generation=2)
     one, two = alone.model.state_dict(), again.model.state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert alone.sampler.state_dict() == again.sampler.state_dict()
