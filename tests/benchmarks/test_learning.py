@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from laconic.benchmarks import figures_learning, learning
+from laconic.benchmarks.claim import source_hash, write_claims
 from laconic.benchmarks.learning_anytime import area, gain, over_seeds
 from laconic.errors import ConfigError
 
@@ -117,6 +118,18 @@ def test_a_model_without_a_right_answer_has_no_tokens_per_right_answer() -> None
     collapsed = [result("grpo", accuracy=0.0, tokens_per_right=None)]
     assert learning.table(collapsed).row_count == 1
     assert str(figures_learning.mean(collapsed, "tokens_per_right")) == "nan"
+
+
+def test_a_claim_that_takes_models_stays_until_its_sources_or_sizes_change(tmp_path: Path) -> None:
+    sizes = {"tokens": 500, "problems": 10}
+    measured = learning.finding("gain", 0.1, [0.0, 0.2], "grpo", ("grpo", "brpo"))
+    assert learning.unchanged_claim("gain", sizes, tmp_path) is None, "nothing was measured yet"
+    path = write_claims("learning", "python benchmarks/learning.py", [measured], sizes, tmp_path)
+    assert learning.unchanged_claim("gain", sizes, tmp_path) == measured
+    assert learning.unchanged_claim("gain", {**sizes, "tokens": 501}, tmp_path) is None
+    assert learning.unchanged_claim("another", sizes, tmp_path) is None
+    path.write_text(path.read_text().replace(source_hash("train/credit/brpo.py") or "", "0" * 64))
+    assert learning.unchanged_claim("gain", sizes, tmp_path) is None
 
 
 def test_area_is_the_share_of_right_answers_over_all_budgets_and_its_gain_is_paired() -> None:
