@@ -228,12 +228,13 @@ def said(monkeypatch, caplog):
     return lambda: [record.getMessage() for record in caplog.records]
 
 
-def test_what_runs_and_why_the_others_do_not_is_logged_once(said):
+def test_what_runs_and_why_the_others_do_not_is_logged_once(said, caplog):
     layout = one_level(4, [3, 3])
     tensors, _ = inputs(layout)
     for _ in range(3):
         tree_attention(*tensors, layout)
     (message,) = said()
+    assert caplog.records[0].levelname == "INFO", "what is made for a GPU and doesn't run on a CPU is no news"
     assert message.startswith("tree_attention runs on sdpa (triton: ")
     assert "; flex: the tensors are on cpu" in message and "; fa: on a CPU" in message
 
@@ -247,12 +248,13 @@ def test_what_is_forced_runs(name, said, monkeypatch):
     assert said()[0] == f"tree_attention runs on {name}"
 
 
-def test_what_is_forced_but_cannot_run_falls_back_and_says_so(said, monkeypatch):
+def test_what_is_forced_but_cannot_run_falls_back_and_warns(said, caplog, monkeypatch):
     layout = one_level(4, [3, 3])
     tensors, _ = inputs(layout)
     monkeypatch.setenv(dispatch.VARIABLE, "flex")
     tree_attention(*tensors, layout)
     assert said()[0].startswith("tree_attention runs on sdpa (flex: the tensors are on cpu")
+    assert caplog.records[0].levelname == "WARNING"
 
 
 def test_an_unknown_or_missing_backend_is_refused(said, monkeypatch):
