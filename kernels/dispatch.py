@@ -115,8 +115,11 @@ def fails_its_trial(kernel: Hashable, error: Callable[[], float], most: float) -
         return None
     if kernel not in _trials:
         try:
-            off = error()
+            with torch.inference_mode(False):  # what is made in that mode has no gradient
+                off = error()
             _trials[kernel] = None if off <= most else f"on a trial it was off by {off:.1e} from its slow twin"
+        except torch.OutOfMemoryError:
+            return "there was no memory for its trial"  # another time there may be
         except Exception as problem:  # no compiler, too little shared memory, a driver too old: all speak against it
             text = " ".join(str(problem).split())[:200]
             _trials[kernel] = f"a trial ended in {type(problem).__name__}: {text}"
