@@ -55,7 +55,7 @@ claims-fresh: venv-test ## measure every figure again, then check
 bench-gpu: ## GPU tests and measurements, in one call of under nine minutes
 	@if ! nvidia-smi -L 2>/dev/null | grep -q GPU; then echo "no GPU: nothing measured"; exit 0; fi; set -e; \
 	if [ "$(BENCH_PYTHON)" = "$(BIN)/python" ]; then bash install/venv.sh test; fi; \
-	mkdir -p .typecheck; ln -sfn .. .typecheck/laconic; export PYTHONPATH=.typecheck; \
+	mkdir -p .typecheck; ln -sfn .. .typecheck/laconic; export PYTHONPATH="$(CURDIR)/.typecheck$${PYTHONPATH:+:$$PYTHONPATH}"; \
 	$(BENCH_PYTHON) benchmarks/gpu.py
 
 venv-run:

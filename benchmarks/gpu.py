@@ -1,5 +1,7 @@
 """Every GPU test and GPU measurement in one call of under nine minutes: ``make bench-gpu``.
 
+The minutes don't count what has to be installed first, and not every part takes as long as it may.
+
 Parts run one after the other, each in a process of its own, none longer than its limit and all together no longer than
 ``--seconds``: a part that is stopped, or for which no time is left, is named in the table instead of being left out.
 The tests come first, because a figure of a kernel that is wrong means nothing; those that compile each kernel in many
@@ -40,7 +42,12 @@ def script(name: str, limit_s: float, *needs: str) -> Part:
 
 # A file that can't be imported, because a package of another stage is missing, must not keep the others from running.
 PYTEST = ("-m", "pytest", "--continue-on-collection-errors")
-MARKED = ("-m", "gpu", "tests/kernels", "tests/train", "tests/rollout")
+MARKED = (
+    *(f"tests/kernels/test_{name}.py" for name in ("tree_attn", "cascade_decode", "merge_lse", "fused_logprob")),
+    "tests/rollout/engines/test_transformers.py",
+)
+MARKED_OF_TRAINING = ("tests/train/test_doctor.py",)
+"""Apart, because they can't be imported without trl."""
 # Without a mark, because they run under the interpreter too. Most of their time is compilation.
 OF_TRITON = (
     *(
@@ -52,7 +59,8 @@ OF_TRITON = (
 SIDE_BY_SIDE = ("-n", "8", "--dist", "load") if find_spec("xdist") else ()
 
 PARTS = (
-    Part("tests", (*PYTEST, *MARKED), 120, ("pytest",)),
+    Part("tests", (*PYTEST, "-m", "gpu", *MARKED), 120, ("pytest",)),
+    Part("training_tests", (*PYTEST, "-m", "gpu", *MARKED_OF_TRAINING), 60, ("pytest", "trl", "datasets")),
     script("kernels_run", 240),
     script("packed_step_trl", 210, "trl", "datasets"),
     Part("triton_tests", (*PYTEST, *SIDE_BY_SIDE, *OF_TRITON), 120, ("pytest",)),

@@ -183,21 +183,25 @@ def _read(fields: dict[str, Any], weight_bytes: float, kv_bytes: float) -> Model
     if fields.get("kv_lora_rank"):
         raise ConfigError(f"model type {kind!r} uses multi-head latent attention, which the cost model does not price")
 
-    def size(*names: str) -> int:
-        for name in names:
-            if fields.get(name) is not None:
-                return int(fields[name])
-        raise ConfigError(f"the model config (type {kind!r}) does not give {' or '.join(names)}")
+    def size(*names: str, otherwise: int | None = None) -> int:
+        value, name = next(((fields[name], name) for name in names if fields.get(name)), (otherwise, names[0]))
+        if value is None:
+            raise ConfigError(f"the model config (type {kind!r}) does not give {' or '.join(names)}")
+        if not isinstance(value, int | float):
+            raise ConfigError(
+                f"the model config (type {kind!r}) gives {name} as a {type(value).__name__}; the cost model prices "
+                "models whose layers are all of one size"
+            )
+        return int(value)
 
     layers = size("num_hidden_layers", "n_layer")
     hidden = size("hidden_size", "n_embd")
     q_heads = size("num_attention_heads", "n_head")
     expert_keys = ("num_local_experts", "num_experts", "n_routed_experts")
-    experts = int(next((fields[key] for key in expert_keys if fields.get(key)), 0))
+    experts = size(*expert_keys, otherwise=0)
     expert_ffn = size("moe_intermediate_size", "intermediate_size") if experts else 0
-    shared_ffn = int(fields.get("shared_expert_intermediate_size") or 0)
-    if fields.get("n_shared_experts"):
-        shared_ffn += int(fields["n_shared_experts"]) * expert_ffn
+    shared_ffn = size("shared_expert_intermediate_size", otherwise=0)
+    shared_ffn += size("n_shared_experts", otherwise=0) * expert_ffn
     every = int(fields.get("decoder_sparse_step") or 1)
     named = set(fields.get("mlp_only_layers") or ())
     first = int(fields.get("first_k_dense_replace") or 0)
@@ -207,9 +211,9 @@ def _read(fields: dict[str, Any], weight_bytes: float, kv_bytes: float) -> Model
         layers=layers,
         hidden=hidden,
         q_heads=q_heads,
-        kv_heads=int(fields.get("num_key_value_heads") or q_heads),
-        head_dim=int(fields.get("head_dim") or hidden // q_heads),
-        ffn=int(fields.get("intermediate_size") or fields.get("n_inner") or 4 * hidden),
+        kv_heads=size("num_key_value_heads", otherwise=q_heads),
+        head_dim=size("head_dim", otherwise=hidden // q_heads),
+        ffn=size("intermediate_size", "n_inner", otherwise=4 * hidden),
         vocab=size("vocab_size"),
         tied=bool(fields["tie_word_embeddings"] if "tie_word_embeddings" in fields else _tied_by_default(kind)),
         qkv_bias=bool(fields.get("qkv_bias", fields.get("attention_bias", kind in _QKV_BIAS))),

@@ -8,7 +8,8 @@
 
 An operation offers some of these, and each says why it can't take certain tensors. Which one runs, and why those before
 it don't, is logged once. All compute the same result up to rounding. What is forced but can't be loaded is an error;
-what is forced but can't take these tensors, or doesn't exist for this operation, falls back and says so.
+what is forced but can't take these tensors, or doesn't exist for this operation, falls back and says so. That is a
+warning where one was forced or the tensors are on a GPU; on a CPU it is information.
 
 A compiled kernel depends on the GPU, its driver and Triton's version, so before its first use on a machine it is tried
 against its slow twin, gradients included (``fails_its_trial``); one that is off, or doesn't compile, is left alone.
@@ -79,7 +80,9 @@ def choose(operation: str, backends: Sequence[Backend], *args: Any, **options: A
     for backend in [*named, *(other for other in backends if other.automatic and other not in named)]:
         reason = backend.refuses(*args, **options)
         if reason is None:
-            _say(operation, backend.name, reasons)
+            # On a CPU it is no news that what is made for a GPU doesn't run.
+            expected = wanted is not None or any(isinstance(arg, torch.Tensor) and arg.is_cuda for arg in args)
+            _say(operation, backend.name, reasons, logging.WARNING if reasons and expected else logging.INFO)
             return backend
         reasons.append(f"{backend.name}: {reason}")
     raise ConfigError(f"no implementation of {operation} takes these tensors; {'; '.join(reasons)}")
@@ -112,8 +115,11 @@ def fails_its_trial(kernel: Hashable, error: Callable[[], float], most: float) -
         return None
     if kernel not in _trials:
         try:
-            off = error()
+            with torch.inference_mode(False):  # what is made in that mode has no gradient
+                off = error()
             _trials[kernel] = None if off <= most else f"on a trial it was off by {off:.1e} from its slow twin"
+        except torch.OutOfMemoryError:
+            return "there was no memory for its trial"  # another time there may be
         except Exception as problem:  # no compiler, too little shared memory, a driver too old: all speak against it
             text = " ".join(str(problem).split())[:200]
             _trials[kernel] = f"a trial ended in {type(problem).__name__}: {text}"
@@ -138,8 +144,8 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
-def _say(operation: str, name: str, reasons: Sequence[str]) -> None:
+def _say(operation: str, name: str, reasons: Sequence[str], level: int) -> None:
     said = (operation, name, "; ".join(reasons))
     if said not in _said:
         _said.add(said)
-        log.info("%s runs on %s%s", operation, name, f" ({said[2]})" if reasons else "")
+        log.log(level, "%s runs on %s%s", operation, name, f" ({said[2]})" if reasons else "")

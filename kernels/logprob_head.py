@@ -83,7 +83,7 @@ def add_logprob_head(model: PreTrainedModel, temperature: float = 1.0, vocabular
         hidden_BTH = self.base_model(*args, **{**kwargs, "use_cache": False}).last_hidden_state
         # Looked up on each call, because FSDP and PEFT replace modules after the patch.
         head = _linear_head(self)
-        hidden_MH = hidden_BTH.flatten(0, 1).index_select(0, pred.to(hidden_BTH.device)).to(head.weight.device)
+        hidden_MH = _rows_of(hidden_BTH.flatten(0, 1), pred.to(hidden_BTH.device)).to(head.weight.device)
         targets_M = targets.to(head.weight.device)
         log_probs_M, entropy_M = _log_probs(hidden_MH, head, targets_M, temperature, scale, soft_cap, vocabulary)
         critic = getattr(self, VALUE_HEAD, None)
@@ -93,6 +93,15 @@ def add_logprob_head(model: PreTrainedModel, temperature: float = 1.0, vocabular
     model.forward = types.MethodType(forward, model)
     # By this an engine tells this patch from those that change what is decoded.
     vars(model)["logprob_head_forward"] = model.forward
+
+
+def _rows_of(hidden_NH: Tensor, pred_M: Tensor) -> Tensor:
+    """Rows of hidden states; where a tree forks, one stands for several tokens, and their gradients are added up.
+
+    On a GPU ``index_select`` would add them in the hidden states' own type and in any order, ``embedding`` does in
+    float32 and in a fixed one. On a CPU ``index_select`` is the exact one.
+    """
+    return nn.functional.embedding(pred_M, hidden_NH) if hidden_NH.is_cuda else hidden_NH.index_select(0, pred_M)
 
 
 def _log_probs(

@@ -133,19 +133,20 @@ def flatten(
 
 
 def to_packs(rows: Sequence[Row], micro_batch_tokens: int) -> list[PackedBatch]:
-    """Packs in row layout, the longest rows first.
+    """Packs in row layout, the largest padded area first.
 
     The forward pads the rows of a pack to its longest, so rows of similar length go together and the padded area
     ``rows * longest`` stays within ``micro_batch_tokens``. A row that is longer alone gets a pack of its own.
     """
     packs: list[list[Row]] = []
-    # Longest first: a step that does not fit into memory fails at its start, and the first row fixes a pack's width.
+    # Longest first: the first row fixes a pack's width.
     for row in sorted(rows, key=len, reverse=True):
         if packs and (len(packs[-1]) + 1) * len(packs[-1][0]) <= micro_batch_tokens:
             packs[-1].append(row)
         else:
             packs.append([row])
-    return [_pack(pack) for pack in packs]
+    # A step that does not fit into memory fails at its start.
+    return [_pack(pack) for pack in sorted(packs, key=lambda pack: len(pack) * len(pack[0]), reverse=True)]
 
 
 def _row_weight(normalizer: Normalizer, totals: Totals, length: int, max_completion: int) -> float:

@@ -2,7 +2,7 @@
 
     S = scale q K^T over all segments of the query        lse = log sum exp S        o = softmax(S) V
 
-Half-precision operands are computed in float32; float64 stays float64.
+Half-precision operands are computed in float32, under autocast too; float64 stays float64.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ def cascade_decode_reference(
         if not len(page_n):
             continue
         k_nQD, v_nQD = (x[page_n, slot_n].to(exact).repeat_interleave(group, 1) for x in (k_pages, v_pages))
-        scores_Qn = scale * torch.einsum("qd,nqd->qn", q_SQD[query].to(exact), k_nQD)
-        lse_SQ[query] = scores_Qn.logsumexp(1)
-        o_SQD[query] = torch.einsum("qn,nqd->qd", scores_Qn.softmax(1), v_nQD).to(o_SQD.dtype)
+        with torch.autocast(q_SQD.device.type, enabled=False):
+            scores_Qn = scale * torch.einsum("qd,nqd->qn", q_SQD[query].to(exact), k_nQD)
+            lse_SQ[query] = scores_Qn.logsumexp(1)
+            o_SQD[query] = torch.einsum("qn,nqd->qd", scores_Qn.softmax(1), v_nQD).to(o_SQD.dtype)
     return o_SQD, lse_SQ
 
 

@@ -4,7 +4,7 @@
     log_prob = z[target] - logsumexp(z)
     entropy  = -sum_v p_v log p_v
 
-Half-precision operands are multiplied in float32; float64 stays float64.
+Half-precision operands are multiplied in float32, under autocast too; float64 stays float64.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def fused_logprob_reference(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As ``fused_logprob``, with (M, V) logits in memory."""
     exact = torch.promote_types(hidden_MH.dtype, torch.float32)
-    z_MV = hidden_MH.to(exact) @ weight_VH.to(exact).T
+    with torch.autocast(hidden_MH.device.type, enabled=False):
+        z_MV = hidden_MH.to(exact) @ weight_VH.to(exact).T
     if bias_V is not None:
         z_MV = z_MV + bias_V.to(exact)
     z_MV = z_MV * scale

@@ -50,11 +50,12 @@ class TiledLogProb(torch.autograd.Function):
         h_MH = hidden_MH.to(ctx.operand)
         tile = _tile_tokens(len(weight_VH))
         buffer = hidden_MH.new_empty(min(tokens, tile) * min(len(weight_VH), TILE_WORDS), dtype=exact)
-        for words in _slices(len(weight_VH), TILE_WORDS):
-            w_CH = weight_VH[words].to(ctx.operand)
-            for rows in _slices(tokens, tile):
-                tile_MC = _product(h_MH[rows], w_CH, bias_V, words, buffer)
-                folds.forward(tile_MC, targets_M[rows], words.start, sums[rows], transform)
+        with torch.autocast(hidden_MH.device.type, enabled=False):  # it would round the sums of the folds too
+            for words in _slices(len(weight_VH), TILE_WORDS):
+                w_CH = weight_VH[words].to(ctx.operand)
+                for rows in _slices(tokens, tile):
+                    tile_MC = _product(h_MH[rows], w_CH, bias_V, words, buffer)
+                    folds.forward(tile_MC, targets_M[rows], words.start, sums[rows], transform)
         log_z_M = sums.top_M + sums.total_M.log()
         entropy_M = log_z_M - sums.weighted_M / sums.total_M
         ctx.save_for_backward(hidden_MH, weight_VH, bias_V, targets_M, log_z_M, entropy_M)

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from ..dispatch import Backend, choose, triton_refuses
+from ..dispatch import Backend, choose, distance, fails_its_trial, triton_refuses
 from .reference import merge_lse_reference, merge_parts
 
 # Shapes: ... any leading axes, D head width
@@ -43,7 +44,26 @@ def merge_lse(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tenso
 def _triton_refuses(o: Tensor, lse: Tensor) -> str | None:
     if o.itemsize == 8 or lse.itemsize == 8:
         return "it computes in float32, and float64 was given"
-    return triton_refuses(o, lse)
+    kernel = ("merge_lse", str(o.device), o.dtype, o.shape[-1])
+    most = 1e-5 if o.dtype == torch.float32 else 1e-2
+    return triton_refuses(o, lse) or fails_its_trial(kernel, lambda: _error_of_triton(o), most)
+
+
+@torch.enable_grad()
+def _error_of_triton(o: Tensor) -> float:
+    """Distance of results and gradients from the twin's in float64, for parts like ``o``, some of them without keys."""
+    generator, width = torch.Generator().manual_seed(0), o.shape[-1]
+    o1, o2, by_o = torch.randn(3, 300, width, generator=generator).to(o.device, o.dtype)
+    lse1, lse2, by_lse = torch.randn(3, 300, generator=generator).to(o.device)
+    lse1[::3], lse2[::4] = -torch.inf, -torch.inf
+    by_lse[::12] = 0  # neither part has keys
+    found = []
+    for way, dtype in ((_load_triton(), None), (merge_lse_reference, torch.float64)):
+        leaves = [x.to(dtype or x.dtype, copy=True).requires_grad_() for x in (o1, lse1, o2, lse2)]
+        merged, lse = way(*leaves)
+        grads = torch.autograd.grad((merged, lse), leaves, (by_o.to(merged.dtype), by_lse.to(lse.dtype)))
+        found.append([merged, lse.exp(), *grads])
+    return distance(*found)
 
 
 def _load_triton() -> Callable[..., tuple[Tensor, Tensor]]:

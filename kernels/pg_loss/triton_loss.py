@@ -35,7 +35,8 @@ _KLS = {"k1": 1, "k2": 2, "k3": 3}
 
 @triton.jit
 def _clamped(x, LIMIT: tl.constexpr):
-    return tl.minimum(tl.maximum(x, -LIMIT), LIMIT)
+    # minimum and maximum may drop a NaN, which would hide it from the loss
+    return tl.where(x == x, tl.minimum(tl.maximum(x, -LIMIT), LIMIT), x)
 
 
 @triton.jit
@@ -112,8 +113,6 @@ def _kernel(
         ref = tl.where((w_kl == 0.0) & (ref != ref), logp, ref)
         away = ref - logp
         difference = _clamped(away, LIMIT)
-        # a NaN in the reference of a token with a weight must stay one, and minimum and maximum may drop it
-        difference = tl.where(away == away, difference, away)
         if KL == 1:
             kl = -difference
             kl_pull = tl.full((BLOCK,), 1.0, tl.float32)
@@ -135,7 +134,7 @@ def _kernel(
     entropy = tl.load(entropy_ptr + token, mask=here, other=0.0)
     if ENTROPY:
         loss -= entropy_weight * tl.load(w_ent_ptr + token, mask=here, other=0.0) * entropy
-    tl.store(u_ptr + token, u, mask=here)
+    tl.store(u_ptr + token, tl.where(logp == logp, u, logp), mask=here)
 
     row = sums_ptr + program * COUNTS
     tl.store(row, tl.sum(tl.where(here, loss, 0.0)))

@@ -28,8 +28,8 @@ MOST_OFF = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 def tree_attention(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, *, scale: float | None = None) -> Tensor:
     """Attention of every token to its path.
 
-    Differentiable in ``q``, ``k`` and ``v``. Deterministic, except through ``fa`` and ``flex``, whose gradients of
-    queries may be summed in any order. Which implementation runs is :mod:`laconic.kernels.dispatch`'s choice.
+    Differentiable in ``q``, ``k`` and ``v``. Deterministic, except through ``fa``, ``flex`` and, on a GPU, ``sdpa``,
+    whose gradients may be summed in any order. Which implementation runs is :mod:`laconic.kernels.dispatch`'s choice.
 
     Args:
         q: queries (N, nq, d), rotary embedding applied.
@@ -149,7 +149,8 @@ def _never_refuses(*tensors: Any) -> str | None:
 
 BACKENDS = (
     Backend("triton", _triton_refuses, _load_triton),
-    Backend("flex", _flex_refuses, _load_flex),
+    # Compiled through Triton as well, and untried: where our kernels fail their trial, it may fail too.
+    Backend("flex", _flex_refuses, _load_flex, automatic=False),
     Backend("fa", _decomposed_refuses, _load_decomposed),
     Backend("sdpa", _never_refuses, _load_sdpa),
     Backend("ref", _never_refuses, _load_reference, automatic=False),

@@ -4,7 +4,7 @@
     P = softmax(S)
     o = P v,  lse = log sum_j exp(S_j)        natural logarithm
 
-Half-precision operands are computed in float32; float64 stays float64.
+Half-precision operands are computed in float32, under autocast too; float64 stays float64.
 
 Shapes: N tokens, nq query heads, nkv key heads, g = nq / nkv, d head size
 """
@@ -28,7 +28,8 @@ def with_lse(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout, scale: float) 
     group = q.shape[1] // k.shape[1]
     mask = torch.from_numpy(layout.mask()).to(q.device)
     keys, values = (x.to(dtype).repeat_interleave(group, dim=1) for x in (k, v))
-    scores = scale * torch.einsum("nhd,mhd->hnm", q.to(dtype), keys)
-    scores = scores.masked_fill(~mask, -torch.inf)
-    out = torch.einsum("hnm,mhd->nhd", scores.softmax(-1), values)
+    with torch.autocast(q.device.type, enabled=False):
+        scores = scale * torch.einsum("nhd,mhd->hnm", q.to(dtype), keys)
+        scores = scores.masked_fill(~mask, -torch.inf)
+        out = torch.einsum("hnm,mhd->nhd", scores.softmax(-1), values)
     return out.to(q.dtype), scores.logsumexp(-1)

@@ -31,6 +31,12 @@ def test_a_gpu_figure_is_no_claim_that_needs_a_gpu() -> None:
     assert not any(name.startswith("gpu.") for name in declared["bars"])
 
 
+def test_every_test_that_needs_a_gpu_is_named() -> None:
+    """By file: pytest fails where one that it is to collect can't be imported, as without trl."""
+    marked = {path for path in (ROOT / "tests").rglob("test_*.py") if "\n@pytest.mark." + "gpu\n" in path.read_text()}
+    assert {ROOT / name for name in (*gpu.MARKED, *gpu.MARKED_OF_TRAINING)} == marked
+
+
 def test_the_parts_are_there() -> None:
     scripts = [part.arguments[0] for part in PARTS if part.arguments[0] != "-m"]
     assert all((ROOT / script).exists() for script in scripts)

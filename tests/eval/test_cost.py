@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
 from laconic.errors import ConfigError, DataError
 from laconic.eval.cost import (
@@ -239,6 +240,8 @@ def test_bad_configs_say_what_is_missing(tmp_path: Path) -> None:
         ModelSpec.from_config({"model_type": "x", "hidden_size": 8})
     with pytest.raises(ConfigError, match="latent attention"):
         ModelSpec.from_config({"model_type": "deepseek_v3", "kv_lora_rank": 512})
+    with pytest.raises(ConfigError, match="'gemma3n_text'.* gives intermediate_size as a list"):
+        ModelSpec.from_config(AutoConfig.for_model("gemma3n_text"))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(DataError, match="line 1"):
         ModelSpec.from_config(tmp_path)

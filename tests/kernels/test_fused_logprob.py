@@ -185,6 +185,16 @@ def test_under_autocast_operands_are_rounded_and_logits_are_not():
     assert (log_probs_M.double() - want[0]).abs().max() < 1e-4
     log_probs_M.sum().backward()
     assert given["weight_VH"].grad.dtype == torch.float32
+    assert (entropy_M.double() - want[1]).abs().max() < 1e-4
+
+
+def test_the_twin_is_as_exact_under_autocast():
+    given = operands(15, 16, 33, False, dtype=torch.float32)
+    given = [given[name] for name in ("hidden_MH", "weight_VH", "targets_M")]
+    want = fused_logprob_reference(*given, None, 1.0, 1.0, None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = fused_logprob_reference(*given, None, 1.0, 1.0, None)
+    assert all(torch.equal(one, other) for one, other in zip(want, got, strict=True))
 
 
 def test_logits_never_exist_for_all_tokens_at_once(monkeypatch):

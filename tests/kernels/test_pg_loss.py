@@ -164,11 +164,14 @@ def test_no_tokens_give_a_loss_of_zero_that_belongs_to_the_graph(triton_device):
         assert loss.item() == 0 and counts["tokens"] == 0 and counts["ratio_max"] == 0
 
 
-def test_a_policy_log_prob_that_is_no_number_is_not_hidden(triton_device):
+@pytest.mark.parametrize("gain", ["ratio", "clip", "gppo", "cispo", "sapo"])
+def test_a_policy_log_prob_that_is_no_number_is_not_hidden(gain, triton_device):
     given = inputs(5, torch.float32, triton_device)
     with torch.no_grad():
         given.log_probs_M[2] = math.nan
-    assert by_kernel(given, LossSpec("clip")).loss.isnan()
+    loss = by_kernel(given, LossSpec(gain)).loss
+    loss.backward()
+    assert loss.isnan() and given.log_probs_M.grad.isnan().tolist() == [False, False, True, False, False]
 
 
 def test_shapes_that_differ_are_refused():

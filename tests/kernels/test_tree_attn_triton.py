@@ -7,6 +7,7 @@ import torch
 from nearness import assert_near
 from random_trees import binary, one_level, random_layout
 
+from laconic.kernels import dispatch
 from laconic.kernels.tree_attn import reference, tree_attention
 from laconic.kernels.tree_layout import TreeLayout
 
@@ -133,8 +134,16 @@ def test_an_empty_pack_launches_nothing(triton_device):
     assert out.shape == (0, 4, 16) and all(gradient.numel() == 0 for gradient in torch.autograd.grad(out.sum(), leaves))
 
 
-def test_what_triton_cannot_take_falls_back(triton_device, caplog):
-    caplog.set_level("INFO", "laconic.kernels.dispatch")
+@pytest.mark.parametrize(
+    ("dim", "dtype", "reason", "tolerance"),
+    [(16, torch.float64, "tensors of torch.float64", 1e-13), (320, torch.float32, "head size 320 is above 256", 1e-5)],
+)
+def test_what_triton_cannot_take_falls_back_and_warns(
+    dim, dtype, reason, tolerance, triton_device, caplog, monkeypatch
+):
+    monkeypatch.setattr(dispatch, "_said", set())
     layout = random_layout(3, nodes=4)
-    q, k, v, _ = tensors_for(layout, 2, 1, 16, torch.float64, triton_device)
-    assert_near("out", reference.tree_attention(q, k, v, layout, 0.25), tree_attention(q, k, v, layout), 1e-13)
+    q, k, v, _ = tensors_for(layout, 2, 1, dim, dtype, triton_device)
+    assert_near("out", reference.tree_attention(q, k, v, layout, dim**-0.5), tree_attention(q, k, v, layout), tolerance)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and f"(triton: {reason}" in record.getMessage()

@@ -10,7 +10,7 @@ import torch
 from random_trees import one_level
 
 from laconic.errors import DataError
-from laconic.kernels import dispatch, tree_attn
+from laconic.kernels import dispatch, merge_lse, tree_attn
 from laconic.kernels import fused_logprob as head
 from laconic.kernels import pg_loss as loss
 from laconic.kernels.pg_loss import LossSpec
@@ -47,6 +47,32 @@ def test_a_kernel_that_is_off_or_does_not_run_is_left_alone_and_named(untried, c
     assert "off by nan" in (dispatch.fails_its_trial("c", lambda: float("nan"), 0.01) or "")
     assert dispatch.fails_its_trial("d", broken, 0.01) == "a trial ended in DataError: no compiler"
     assert len(caplog.records) == 3
+
+
+def test_a_trial_without_memory_is_made_again(untried):
+    def full() -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert "no memory" in (dispatch.fails_its_trial("f", full, 0.01) or "")
+    assert dispatch.fails_its_trial("f", lambda: 0.0, 0.01) is None
+
+
+def test_a_trial_in_inference_mode_has_gradients(untried):
+    @torch.enable_grad()
+    def error() -> float:
+        x = torch.ones(2, requires_grad=True)
+        return float(torch.autograd.grad((x * x).sum(), x)[0].sum()) - 4
+
+    with torch.inference_mode():
+        assert dispatch.fails_its_trial("g", error, 0.01) is None
+
+
+def test_what_is_compiled_untried_is_never_taken_by_itself(untried, monkeypatch):
+    """Where Triton's compiler doesn't work, FlexAttention would end in its error."""
+    monkeypatch.setattr(dispatch, "_trials", {("tree_attention", "cpu", torch.float32, 16, 2): "no compiler"})
+    monkeypatch.setattr(tree_attn, "_flex_refuses", lambda *_: pytest.fail("it was asked"))
+    q, k = torch.randn(10, 2, 16), torch.randn(10, 1, 16)
+    assert dispatch.choose("tree_attention", tree_attn.BACKENDS, q, k, k, one_level(4, [3, 3])).name == "sdpa"
 
 
 def test_who_forces_triton_sees_what_it_does(untried, monkeypatch):
@@ -93,6 +119,11 @@ def test_a_loss_kernel_with_other_constants_fails_its_trial(triton_device, monke
     wrong = LossSpec("clip", epsilon_high=0.25)
     monkeypatch.setattr(loss, "_load_triton", lambda: lambda *args: right(*args[:-1], wrong))
     assert loss._error_of_triton(torch.device(triton_device), LossSpec("clip")) > 1e-3
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-6), (torch.float16, 2e-3)])
+def test_merging_passes_its_trial(dtype, most, triton_device):
+    assert merge_lse._error_of_triton(torch.zeros(1, 24, dtype=dtype, device=triton_device)) < most
 
 
 @pytest.mark.parametrize(("operand", "most"), [(torch.float32, 1e-3), (torch.float16, 1e-2)])

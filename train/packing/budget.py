@@ -33,13 +33,14 @@ def to_tree_packs(tries: Sequence[PackedBatch], micro_batch_tokens: int) -> list
     """
     pieces = [piece for trie in tries for tree in _trees(trie) for piece in cut(tree, micro_batch_tokens)]
     packs: list[_Open] = []
-    # Largest first: a step that doesn't fit into memory fails at its start, and the small ones fill what is left.
+    # Largest first: the small ones fill what is left.
     for piece in sorted(pieces, key=len, reverse=True):
         chosen = next((pack for pack in packs if pack.takes(piece, micro_batch_tokens)), None)
         if chosen is None:
             packs.append(chosen := _Open())
         chosen.add(piece)
-    return [concatenate(pack.pieces) for pack in packs]
+    # A step that doesn't fit into memory fails at its start.
+    return [concatenate(pack.pieces) for pack in sorted(packs, key=lambda pack: pack.area, reverse=True)]
 
 
 @dataclass(slots=True)
@@ -50,10 +51,14 @@ class _Open:
     tokens: int = 0
     forks: bool = False
 
+    @property
+    def area(self) -> int:
+        """Tokens, padding included: without a fork it is scored as rows, padded to the longest, which came first."""
+        return self.tokens if self.forks else len(self.pieces) * len(self.pieces[0])
+
     def takes(self, piece: PackedBatch, budget: int) -> bool:
         if self.tokens + len(piece) > budget:
             return False
-        # Without a fork it is scored as rows, padded to the longest, which came first.
         return self.forks or _forks(piece) or (len(self.pieces) + 1) * len(self.pieces[0]) <= budget
 
     def add(self, piece: PackedBatch) -> None:

@@ -121,7 +121,9 @@ def choose(packing: Packing, why_not: str | None, rows: Work, trees: Work, price
         return Choice(False, why_not, rows, trees, gain)
     if packing == "tree":
         return Choice(True, f"optim.packing is tree: {shared}", rows, trees, gain)
-    return Choice(gain >= LEAST_GAIN, shared, rows, trees, gain)
+    if gain < LEAST_GAIN:
+        return Choice(False, f"trees don't pay below {LEAST_GAIN} times the speed: {shared}", rows, trees, gain)
+    return Choice(True, shared, rows, trees, gain)
 
 
 def work_of_rows(length_B: Lengths, scored: int, micro_batch_tokens: int) -> Work:

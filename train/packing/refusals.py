@@ -2,9 +2,9 @@
 
 A token that answers share has one ratio and one place in the loss, which suits any loss that is a sum over tokens. Tree
 attention is plain softmax attention over the path. What it does not do: attend within a window (unless every path is
-shorter), select keys, add sinks or position-dependent biases, cap scores, drop some, or carry a state from token to
-token. Whatever else a model does with its attention, the self-test (``self_test.py``) finds out on the loaded weights;
-what begins beyond the test's few tokens has to be named here.
+shorter), select keys, add sinks or position-dependent biases, cap scores, drop some, carry a state from token to token,
+or take values of another size than keys. Whatever else a model does with its attention, the self-test
+(``self_test.py``) finds out on the loaded weights; what begins beyond the test's few tokens has to be named here.
 
 No torch here: a dry run asks as well.
 """
@@ -70,7 +70,7 @@ def refusal(config: Config, longest: int) -> str | None:
         longest: most tokens that a path can have.
     """
     reasons: list[Callable[[Config, int], str | None]] = [
-        _selection, _state, _window, _sinks, _bias, _cap, _rotary, _dropout
+        _selection, _state, _window, _sinks, _bias, _cap, _rotary, _dropout, _sizes
     ]  # fmt: skip
     return next(filter(None, (reason(config, longest) for reason in reasons)), None)
 
@@ -87,9 +87,11 @@ def _window(config: Config, longest: int) -> str | None:
     used = config.get("use_sliding_window", not str(config.get("model_type")).startswith("qwen"))
     if not window or not used or longest <= window:
         return None
-    kinds = config.get("layer_types")
+    kinds, first = config.get("layer_types"), config.get("max_window_layers")
     if kinds and "sliding_attention" not in kinds:
         return None
+    if not kinds and first is not None and first >= config.get("num_hidden_layers", first + 1):
+        return None  # windows begin at that layer
     return f"has sliding windows of {window:,} tokens, and paths may have {longest:,}"
 
 
@@ -133,3 +135,11 @@ def _dropout(config: Config, _: int) -> str | None:
     rates = ((key, config.get(key)) for key in _DROPOUT)
     drops = (f"{key} {rate:g}" for key, rate in rates if isinstance(rate, int | float) and rate)
     return next((f"drops attention weights in training ({drop})" for drop in drops), None)
+
+
+def _sizes(config: Config, _: int) -> str | None:
+    keys = (config.get("qk_nope_head_dim") or 0) + (config.get("qk_rope_head_dim") or 0)
+    values = config.get("v_head_dim")
+    if not keys or not values or keys == values:
+        return None
+    return f"has heads with keys of {keys} and values of {values} numbers (latent attention)"

@@ -13,7 +13,7 @@ from laconic.kernels.tree_layout import TreeLayout
 from laconic.train.packed import PackedBatch
 from laconic.train.packing.budget import concatenate, cut, to_tree_packs
 from laconic.train.packing.trie import to_tries
-from laconic.train.rows import Row
+from laconic.train.rows import Row, to_packs
 
 WEIGHTS = ("w_pos", "w_neg", "w_kl", "w_ent", "w_nll")
 
@@ -108,6 +108,21 @@ def test_several_groups_share_a_pack_and_the_largest_comes_first():
     assert sizes == sorted(sizes, reverse=True)
     both = concatenate(tries)
     assert len(both) == len(packs[0]) and both.trees[0] == tries[0].trees[0]
+
+
+def test_the_pack_that_needs_most_memory_comes_first():
+    """Small trees fill up a pack after a larger one was begun."""
+    logp = np.full(30, -1.0, np.float32)
+    rows = [
+        Row(np.arange(n) + 100 * (leaf > 0) * (np.arange(n) > 1), logp[:n], 1.0, np.zeros(n, np.int64), np.ones(n), g)
+        for g, n in enumerate((30, 26, 26))
+        for leaf in range(2)
+    ]
+    assert [len(trie) for trie in to_tries(rows)] == [58, 50, 50]
+    assert [len(pack) for pack in to_tree_packs(to_tries(rows), 100)] == [100, 58]
+    lone = [rows[0], rows[2], rows[4]]
+    assert [len(pack) for pack in to_tree_packs(to_tries(lone), 52)] == [52, 30]
+    assert [len(pack) for pack in to_packs(lone, 52)] == [52, 30]
 
 
 def test_no_tries_give_no_packs():

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 from random_groups import random_group, rows_of
-from transformers import Qwen2Config
+from transformers import AutoConfig, Qwen2Config
 
 from laconic.errors import ConfigError
 from laconic.train.checks import check_settings
@@ -92,6 +92,7 @@ def test_a_price_is_that_of_the_model():
     assert (price.token, price.scored, price.pair) == (2 * matrices, 2 * 1000 * 64, 4 * 4 * 16 * 3)
     unknown = Price.of({"model_type": "odd"}, "cpu")
     assert Price.of(config, "cpu").call > 0 == unknown.call and price.unknown == ""
+    assert "as a list" in Price.of(AutoConfig.for_model("gemma3n_text"), "cpu").unknown
     reason = choose("auto", None, Work(tokens=1000), Work(tokens=500), unknown).reason
     assert "2.00 times as fast by tokens alone (the model config (type 'odd') does not give" in reason
 
@@ -103,7 +104,10 @@ def test_auto_takes_trees_from_a_gain_on_and_says_what_it_expects():
         choice.tree and choice.gain == 2 and "500 tokens in place of 1,000, expected to be 2.00 times" in choice.reason
     )
     assert choose("auto", None, rows, enough, TOKENS).tree
-    assert not choose("auto", None, rows, Work(tokens=990), TOKENS).tree
+    hardly = choose("auto", None, rows, Work(tokens=990), TOKENS)
+    assert not hardly.tree and hardly.reason == (
+        "trees don't pay below 1.05 times the speed: 990 tokens in place of 1,000, expected to be 1.01 times as fast"
+    )
     nothing = choose("tree", None, Work(), Work(), TOKENS)
     assert metrics_of(nothing)["pack/path"] == "none" and nothing.reason == "no answer has an advantage"
     assert choose("tree", None, rows, Work(tokens=990), TOKENS).tree
@@ -138,6 +142,9 @@ def test_models_that_cannot_be_packed_are_refused_before_anything_is_loaded():
     check_settings(settings, {"model_type": "llama"})
     with pytest.raises(ConfigError, match="model type gemma2 caps its attention scores at 50; set optim.packing=auto"):
         check_settings(settings, {"model_type": "gemma2", "attn_logit_softcapping": 50.0})
+    latent = {"model_type": "deepseek_v2", "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+    with pytest.raises(ConfigError, match="keys of 12 and values of 8 numbers.*set optim.packing=auto"):
+        check_settings(settings, latent)
     check_settings(load_settings("configs/methods/treepo.yaml"), {"model_type": "mamba"})
 
 

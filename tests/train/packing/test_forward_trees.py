@@ -85,6 +85,7 @@ def test_a_family_that_takes_trees_trains_on_them_as_on_rows(kind):
         ("llama4_text", {}, "chunked_attention"),
         ("gpt2", {}, "attn_pdrop 0.1"),
         ("deepseek_v32", {"index_topk": 16}, "16 best keys"),
+        ("deepseek_v2", {}, "latent attention"),
         ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 32}, "(dynamic) that change beyond 32"),
     ],
 )
@@ -107,6 +108,15 @@ def test_a_model_whose_attention_is_another_is_refused_by_name(kind, options, wo
 )
 def test_a_window_that_no_path_exceeds_is_no_reason(kind, options):
     assert refusal(AutoConfig.for_model(kind, **options).to_dict(), 40) is None
+
+
+def test_a_config_json_that_names_no_layers_says_where_windows_begin():
+    windows = {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "num_hidden_layers": 3}
+    for first, refused in ((2, True), (3, False)):
+        raw = windows | {"max_window_layers": first}
+        assert (refusal(raw, 40) is not None) is refused
+        assert (refusal(AutoConfig.for_model(**raw).to_dict(), 40) is not None) is refused
+    assert refusal(windows, 40) is not None
 
 
 def test_a_window_is_looked_at_again_when_packs_are_scored():

@@ -10,6 +10,7 @@ import pytest
 from random_groups import random_group, rows_of
 
 from laconic.kernels.tree_layout import TreeLayout
+from laconic.rollout.records import Kind, Leaf, Rollout, Segment, Stop, prompt_group
 from laconic.train.packed import PackedBatch
 from laconic.train.packing.choose import work_of_rows, work_of_trees
 from laconic.train.packing.trie import to_trie, to_tries
@@ -160,3 +161,22 @@ def test_the_order_of_rows_changes_nothing():
     one, other = to_trie(rows), to_trie(rng.sample(rows, len(rows)))
     for name in ("ids", "pos", "sub_end", "pred", "old_logp", "w_pos", "w_neg", "w_kl", "w_nll", "policy_version"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_a_group_without_rollouts_or_with_empty_answers_alone_leaves_the_others_as_they_are():
+    rng = random.Random(7)
+    group, other = random_group(rng, 1), prompt_group(0, "p0", [1, 2, 3])
+    answers = [
+        Segment(one, 0, 3, Kind.SAMPLED, np.zeros(0, np.int32), np.zeros(0, np.float32), Stop.EOS) for one in (1, 2)
+    ]
+    empty = other.replace(
+        segments=(*other.segments, *answers),
+        leaves=(Leaf(0, 1), Leaf(1, 2)),
+        rollouts=(Rollout((0,)), Rollout((1,))),
+    )
+    empty.validate()
+    alone = to_tries(rows_of([group], random.Random(1)))
+    for neighbour in (other, empty):
+        assert to_tries(rows_of([neighbour], random.Random(1))) == []
+        beside = to_tries(rows_of([group, neighbour], random.Random(1)))
+        assert [trie.ids.tolist() for trie in beside] == [trie.ids.tolist() for trie in alone]
