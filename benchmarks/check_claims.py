@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from laconic.benchmarks.claim import RESULTS, ROOT, source_hash
+from laconic.benchmarks.claim import RESULTS, ROOT, changed_sources
 
 BARS = ROOT / "benchmarks" / "bars.toml"
 
@@ -82,7 +82,7 @@ def check(bars: dict[str, dict[str, Any]], claims: list[dict[str, Any]], root: P
 def _judge(claim: dict[str, Any], kind: str, bar: float | None, bar_text: str, root: Path) -> Row:
     value = float(claim["value"])
     text = f"{value:.4g}{_spread(claim.get('spread'))}"
-    changed = [pattern for pattern, digest in claim["sources"].items() if source_hash(pattern, root) != digest]
+    changed = changed_sources(claim, root)
     if claim["kind"] != kind:
         without = "has no bar" if bar is None else "has a bar of another kind"
         state, remedy = f"CLAIMED AS {claim['kind'].upper()}", f"{without} in benchmarks/bars.toml"

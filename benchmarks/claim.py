@@ -143,6 +143,11 @@ def source_hash(pattern: str, root: Path = ROOT) -> str | None:
     return digest.hexdigest()
 
 
+def changed_sources(claim: Mapping[str, Any], root: Path = ROOT) -> list[str]:
+    """Sources of a written claim that read differently from when it was measured."""
+    return [pattern for pattern, digest in claim["sources"].items() if source_hash(pattern, root) != digest]
+
+
 def _refuse_unusable(claim: Claim) -> None:
     if claim["kind"] not in get_args(Kind):
         raise ValueError(f"{claim['id']}: kind is {claim['kind']!r}; give one of {', '.join(get_args(Kind))}")

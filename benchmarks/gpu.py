@@ -1,6 +1,6 @@
 """Every GPU test and GPU measurement in one call of under nine minutes: ``make bench-gpu``.
 
-The minutes don't count what has to be installed first, and not every part takes as long as it may.
+What has to be installed first is not in the nine minutes, and the parts' limits add up to more than those.
 
 Parts run one after the other, each in a process of its own, none longer than its limit and all together no longer than
 ``--seconds``: a part that is stopped, or for which no time is left, is named in the table instead of being left out.

@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from laconic.atomic import write_atomically
-from laconic.benchmarks.claim import RESULTS, ROOT, Claim, median_and_spread, source_hash, write_claims
+from laconic.benchmarks.claim import RESULTS, ROOT, Claim, changed_sources, median_and_spread, source_hash, write_claims
 from laconic.benchmarks.figures_learning import by_method, mean
 from laconic.benchmarks.learning_anytime import areas, gain, over_seeds
 from laconic.eval.paired import compare_runs
@@ -140,7 +140,7 @@ def unchanged_claim(claim: str, sizes: Mapping[str, int], folder: Path = RESULTS
     if any(record["details"].get(key) != value for key, value in sizes.items()):
         return None
     for found in record["claims"]:
-        if found["id"] == claim and all(source_hash(one) == digest for one, digest in found["sources"].items()):
+        if found["id"] == claim and not changed_sources(found):
             return Claim(**{**found, "sources": list(found["sources"])})
     return None
 

@@ -33,7 +33,7 @@ def test_a_gpu_figure_is_no_claim_that_needs_a_gpu() -> None:
 
 def test_every_test_that_needs_a_gpu_is_named() -> None:
     """By file: pytest fails where one that it is to collect can't be imported, as without trl."""
-    marked = {path for path in (ROOT / "tests").rglob("test_*.py") if "\n@pytest.mark." + "gpu\n" in path.read_text()}
+    marked = {path for path in (ROOT / "tests").rglob("test_*.py") if "\n@pytest.mark.gpu\n" in path.read_text()}
     assert {ROOT / name for name in (*gpu.MARKED, *gpu.MARKED_OF_TRAINING)} == marked
 
 
