@@ -206,7 +206,7 @@ def _read(fields: dict[str, Any], weight_bytes: float, kv_bytes: float) -> Model
     named = set(fields.get("mlp_only_layers") or ())
     first = int(fields.get("first_k_dense_replace") or 0)
     dense = [layer for layer in range(layers) if layer in named or layer < first or (layer + 1) % every]
-    window, window_layers = _window(fields, layers)
+    window, window_layers = sliding_window(fields, layers)
     return ModelSpec(
         layers=layers,
         hidden=hidden,
@@ -238,17 +238,15 @@ def _tied_by_default(kind: str) -> bool:
     return kind in CONFIG_MAPPING and bool(getattr(CONFIG_MAPPING[kind](), "tie_word_embeddings", False))
 
 
-def _window(fields: dict[str, Any], layers: int) -> tuple[int | None, int]:
-    """(window, number of layers that use it)."""
-    window = fields.get("sliding_window")
-    if not window or fields.get("use_sliding_window") is False:
+def sliding_window(fields: Mapping[str, Any], layers: int) -> tuple[int | None, int]:
+    """Positions that a layer with a sliding window attends to, and how many of the ``layers`` are such; (None, 0)
+    where none is."""
+    window, used = fields.get("sliding_window"), fields.get("use_sliding_window")
+    if used is None:  # where Qwen's config.json does not say, transformers takes it for no
+        used = not str(fields.get("model_type")).startswith("qwen")
+    if not window or not used:
         return None, 0
-    kinds = fields.get("layer_types")
-    if kinds:
-        sliding = sum(kind == "sliding_attention" for kind in kinds)
-    elif fields.get("use_sliding_window") and fields.get("max_window_layers") is not None:
-        # The first max_window_layers layers attend to everything, the rest slide.
-        sliding = max(0, layers - int(fields["max_window_layers"]))
-    else:
-        sliding = layers
+    kinds, whole = fields.get("layer_types"), int(fields.get("max_window_layers") or 0)
+    # Without names, the first ``whole`` layers attend to everything.
+    sliding = sum(kind == "sliding_attention" for kind in kinds) if kinds else max(0, layers - whole)
     return (int(window), sliding) if sliding else (None, 0)

@@ -39,7 +39,7 @@ def test_every_claim_with_a_bar_is_measured_and_both_sides_agree(
 ) -> None:
     tree, group = Shape("tree", level_tree(100, (2, 4), 100)), Shape("group", answers(100, [100] * 6))
     sizes: dict[str, Any] = {"TREE": tree, "GROUP": group, "LARGE_SWEEP": (group,), "SMALL_SWEEP": (tree, group)}
-    sizes |= {"HOST": Shape("host", answers(20, [9, 5, 7]), 3), "BUDGETS": (1024, 4096)}
+    sizes |= {"HOST": Shape("host", answers(20, [9, 5, 7]), 3), "BUDGETS": (1024, 4096), "SHORT_S": 1e-9}
     sizes |= {"model_of": lambda **_: model_of(**SMALL), "write_claims": partial(write_claims, folder=tmp_path)}
     for name, value in sizes.items():
         monkeypatch.setattr(packed_step, name, value)
@@ -59,6 +59,17 @@ def test_every_claim_with_a_bar_is_measured_and_both_sides_agree(
     assert len(swept) == 3 and all(shape["threads"].keys() == {"rows", "trees"} for shape in swept)
     (worst,) = [claim for claim in record["claims"] if claim["id"] == "pack.worst_auto_choice"]
     assert worst["value"] == pytest.approx(min(shape["worth"] for shape in swept))
+
+
+def test_short_updates_are_timed_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    def best(self: Bench, rows: Any, side: str, budgets: Any) -> tuple[int, int, dict[str, float]]:
+        return 64, 1, {"one": long, "another": 2 * long}
+
+    monkeypatch.setattr(Bench, "best", best)
+    monkeypatch.setattr(Bench, "seconds", lambda *_: long)
+    for long, times in ((packed_step.SHORT_S / 4, 12), (packed_step.SHORT_S * 2, 3)):
+        threads, seconds = packed_step.timed(Bench(model_of(**SMALL)), [], 3, 64)
+        assert threads == {"rows": 1, "trees": 1} and seconds == {"rows": [long] * times, "trees": [long] * times}
 
 
 def test_trees_hold_fewer_tokens_than_rows_and_both_sides_learn() -> None:

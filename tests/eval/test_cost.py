@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from laconic.eval.cost import (
     tri,
 )
 from laconic.eval.hardware import load_hardware
-from laconic.eval.model_spec import ModelSpec
+from laconic.eval.model_spec import ModelSpec, sliding_window
 from laconic.eval.traces import chunked, linear, lockstep_latency, parallel, trace_cost, tree
 
 near = pytest.approx
@@ -224,6 +225,22 @@ def test_configs_are_read_as_transformers_means_them(tmp_path: Path) -> None:
     models[2].config.save_pretrained(tmp_path)
     assert ModelSpec.from_config(tmp_path) == ModelSpec.from_config(models[2].config)
     assert ModelSpec.from_config(tmp_path / "config.json").head_dim == 16
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "found"),
+    [
+        ("mistral", {}, (8, 3)),
+        ("qwen2", {}, (None, 0)),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 2}, (8, 1)),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 3}, (None, 0)),
+        ("gemma3_text", {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}, (8, 2)),
+    ],
+)
+def test_a_config_json_says_which_layers_have_windows(kind: str, options: dict[str, Any], found: Any) -> None:
+    raw = {"model_type": kind, "sliding_window": 8, "num_hidden_layers": 3, **options}
+    assert sliding_window(raw, 3) == found
+    assert sliding_window(AutoConfig.for_model(**raw).to_dict(), 3) == found
 
 
 @pytest.mark.parametrize(("kind", "tied"), [("gemma", True), ("gpt2", True), ("llama", False), ("unheard-of", False)])

@@ -26,8 +26,8 @@ from ..packed import PackedBatch
 from ..settings import Packing
 
 Lengths = NDArray[np.int64]
-LEAST_GAIN = 1.05
-"""The estimate is no better than this."""
+LEAST_GAIN = 1.03
+"""So that rows are no slower than 0.97 times where they are taken, as far as the estimate holds (to some 7 %)."""
 
 
 @dataclass(frozen=True, slots=True)

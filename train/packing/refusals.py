@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
+from ...eval.model_spec import sliding_window
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -83,15 +84,9 @@ def _state(config: Config, _: int) -> str | None:
 
 
 def _window(config: Config, longest: int) -> str | None:
-    window = config.get("sliding_window")
-    used = config.get("use_sliding_window", not str(config.get("model_type")).startswith("qwen"))
-    if not window or not used or longest <= window:
+    window, _ = sliding_window(config, config.get("num_hidden_layers") or 1)
+    if window is None or longest <= window:
         return None
-    kinds, first = config.get("layer_types"), config.get("max_window_layers")
-    if kinds and "sliding_attention" not in kinds:
-        return None
-    if not kinds and first is not None and first >= config.get("num_hidden_layers", first + 1):
-        return None  # windows begin at that layer
     return f"has sliding windows of {window:,} tokens, and paths may have {longest:,}"
 
 
